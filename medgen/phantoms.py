@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from medgen.volume import Provenance, Volume
 
 Contrast = Literal["t1", "t2", "flair"]
 Field = NDArray[np.float32]
+Axes = list[NDArray[Any]]  # voxel centres along x, y and z in mm
 
 # FreeSurfer's numbers where it has one; 500 and above lies outside the brain.
 BACKGROUND, WHITE_MATTER, CORTEX, VENTRICLE, DEEP_GREY, CSF = 0, 2, 3, 4, 10, 24
@@ -161,9 +162,7 @@ def _checked(
     return tuple(float(size) for size in spacing)
 
 
-def _anatomy(
-    axes: list[NDArray[np.float64]], scale: float, seed: int, skull: bool
-) -> tuple[NDArray[np.int16], Field]:
+def _anatomy(axes: Axes, scale: float, seed: int, skull: bool) -> tuple[NDArray[np.int16], Field]:
     """Labels ``(X, Y, Z)`` and the depth below the brain's surface in mm (negative outside)."""
     rng = np.random.default_rng([seed, 0])
     size = scale * rng.uniform(0.96, 1.0, 3)  # nobody is the average
@@ -185,7 +184,7 @@ def _anatomy(
     to_fluid = np.minimum(np.where(reach > 0.05, to_sheet, np.inf), np.minimum(depth, to_fissure))
 
     labels = np.full(depth.shape, WHITE_MATTER, dtype=np.int16)
-    labels[to_fluid < 4.5 * scale] = CORTEX
+    labels[to_fluid < 3.2 * scale] = CORTEX
     labels[sulcus] = CSF
     side = np.abs(x)
     deep_grey = np.maximum(
@@ -201,9 +200,7 @@ def _anatomy(
     return labels, depth
 
 
-def _tissue(
-    labels: NDArray[np.int16], axes: list[NDArray[np.float64]], contrast: str, seed: int
-) -> Field:
+def _tissue(labels: NDArray[np.int16], axes: Axes, contrast: str, seed: int) -> Field:
     """Brightness 0..1 of each voxel, with partial volume at the borders and a faint texture."""
     rng = np.random.default_rng([seed, 1])
     image = np.zeros(labels.shape, dtype=np.float32)
@@ -218,7 +215,7 @@ def _tissue(
 def _lesion(
     labels: NDArray[np.int16],
     depth_mm: Field,
-    axes: list[NDArray[np.float64]],
+    axes: Axes,
     radius_mm: float,
     seed: int,
 ) -> Field:
@@ -242,7 +239,7 @@ def _lesion(
     return opacity.astype(np.float32)
 
 
-def _acquire(image: Field, axes: list[NDArray[np.float64]], seed: int) -> Field:
+def _acquire(image: Field, axes: Axes, seed: int) -> Field:
     """What a scanner makes of it: receive-coil shading and Rician noise, in scanner units."""
     rng = np.random.default_rng([seed, 3])
     shaded = image * np.exp(0.06 * _waves(axes, 220.0, rng, count=8))
@@ -262,9 +259,7 @@ def _depth(
     return (1 - np.sqrt(radius)) * (np.prod(semi_axes) ** (1 / 3))
 
 
-def _waves(
-    axes: list[NDArray[np.float64]], wavelength_mm: float, rng: np.random.Generator, count: int
-) -> Field:
+def _waves(axes: Axes, wavelength_mm: float, rng: np.random.Generator, count: int) -> Field:
     """Smooth random field ``(X, Y, Z)``, mean about 0 and variance about 1.
 
     The sum of ``count`` plane waves in random directions. A plane wave is a product of one factor
