@@ -1,0 +1,468 @@
+"""Synthesised anatomy: training images drawn, without end, from anatomical label maps.
+
+Every tissue gets a random intensity (after T1-, T2- or FLAIR-like priors, or fully random), then
+the image gets what scanners add: texture, bias field, limited resolution, thick slices, noise and
+an imperfect skull strip. The idea follows Billot et al., SynthSeg (Med Image Anal 86:102789, 2023).
+Lesions from :mod:`medgen.corruption` are painted in *before* the resolution is degraded, so their
+borders look like everything else in the image.
+
+A source is a pure function of its settings and a batch number: ``source.batch(i)`` gives the same
+tensors in any process, in any order, so training can resume exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import ndimage
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from medgen.config import Config
+from medgen.corruption import (
+    Lesion,
+    LesionShapes,
+    appearance,
+    blob,
+    chance,
+    random_rotation,
+    smooth_noise,
+    uniform,
+)
+from medgen.errors import InputError, LeakageError
+
+# FreeSurfer labels by tissue; both hemispheres. Everything from 500 on is outside the brain.
+WHITE_MATTER = (2, 41, 7, 46, 28, 60, 16, 85)
+CORTEX = (3, 42, 8, 47)
+DEEP_GREY = (10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58)
+VENTRICLES = (4, 43, 5, 44, 14, 15, 72)
+FLUID = (*VENTRICLES, 24)
+FIRST_OUTSIDE_BRAIN = 500
+
+# Mean intensity of white matter, cortex, deep grey and fluid; 1 is the brightest tissue.
+PRIORS = {
+    "t1": (0.90, 0.62, 0.74, 0.22),
+    "t2": (0.38, 0.52, 0.45, 1.00),
+    "flair": (0.60, 0.74, 0.68, 0.18),
+}
+# Sign of a lesion's intensity difference; a sequence that is not listed draws either sign.
+LESION_SIGN = {"t1": -1.0, "t2": 1.0, "flair": 1.0}
+# In-plane and through-plane array axes of a slab (D, H, W) cut from a volume (X, Y, Z).
+PLANES = {"axial": (2, 0, 1), "coronal": (1, 0, 2), "sagittal": (0, 1, 2)}
+
+
+class AnatomyConfig(Config):
+    """Settings of the image generator; lengths in voxels of ``spacing_mm``."""
+
+    folder: Path | None = Field(None, description="folder with label maps (.nii or .nii.gz)")
+    lesions: Path | None = Field(None, description=".npz of real lesion shapes")
+    subjects: tuple[str, ...] = Field((), description="label maps to train on; empty means all")
+    validation_subjects: tuple[str, ...] = Field((), description="label maps held out")
+    seed: int = 0
+    spatial_dims: Literal[2, 3] = 2
+    input_slices: int = Field(1, ge=1, description="neighbouring slices per 2-D image")
+    batch_size: int = Field(32, ge=1, description="images per batch")
+    slices_per_slab: int = Field(4, ge=1, description="2-D images cut from one drawn slab")
+    slice_stride: int = Field(3, ge=1, description="distance between these images")
+    size: tuple[int, ...] = Field((112, 128), description="image size: in-plane, or all three axes")
+    spacing_mm: float = Field(1.5, gt=0, description="voxel size of the drawn images")
+    planes: dict[Literal["axial", "coronal", "sagittal"], float] = {"axial": 1.0}
+    contrasts: dict[Literal["t1", "t2", "flair", "random"], float] = {
+        "t1": 0.25,
+        "t2": 0.2,
+        "flair": 0.35,
+        "random": 0.2,
+    }
+    healthy_fraction: float = Field(0.2, ge=0, le=1, description="slabs without any lesion")
+    with_skull: float = Field(0.1, ge=0, le=1, description="slabs that keep skull and scalp")
+    faintest_lesion: float = Field(0.12, ge=0, description="least intensity difference drawn")
+
+
+class Subject(NamedTuple):
+    """One anatomy ``(X, Y, Z)``.
+
+    ``labels`` holds tissue indices, ``distance`` quarter millimetres to the brain's surface
+    (negative inside), ``centre`` and ``reach`` (3,) the brain's mean position and its spread.
+    """
+
+    labels: Tensor
+    distance: Tensor
+    centre: Tensor
+    reach: Tensor
+
+
+def brain_distance_mm(labels: NDArray[Any], spacing_mm: float) -> NDArray[np.float32]:
+    """Signed distance in mm to the brain's outer surface, negative inside.
+
+    The brain is every label below 500 except free fluid (24), closed over its sulci.
+    """
+    core = (labels > 0) & (labels < FIRST_OUTSIDE_BRAIN) & (labels != 24)
+    ball = ndimage.distance_transform_edt(np.pad(~core, 3, constant_values=True))
+    closed = ndimage.distance_transform_edt(ball * spacing_mm <= 4.0) * spacing_mm > 4.0
+    brain = ndimage.binary_fill_holes(core | closed[3:-3, 3:-3, 3:-3])
+    outside = ndimage.distance_transform_edt(~brain) * spacing_mm
+    inside = ndimage.distance_transform_edt(brain) * spacing_mm
+    return (outside - inside).astype(np.float32)
+
+
+def read_label_maps(folder: Path, names: Sequence[str], spacing_mm: float) -> list[NDArray[Any]]:
+    """Label maps as arrays (X, Y, Z), axes pointing right, front, up.
+
+    Raises:
+        InputError: If the folder, a name, or the expected voxel size is missing.
+    """
+    import nibabel
+
+    if not folder.is_dir():
+        msg = f"no folder of label maps at {folder}"
+        raise InputError(msg, "Set data.folder in the training configuration.")
+    files = {file.name.split(".")[0]: file for file in sorted(folder.glob("*.nii*"))}
+    missing = [name for name in names if name not in files]
+    if missing or not files:
+        msg = f"label maps {missing or '*.nii.gz'} are not in {folder} (found {sorted(files)})"
+        raise InputError(msg)
+    maps = []
+    for name in names or sorted(files):
+        image = nibabel.as_closest_canonical(nibabel.load(files[name]))
+        spacing = np.array(image.header.get_zooms()[:3], dtype=float)
+        labels = np.asanyarray(image.dataobj).astype(np.int16)
+        if np.abs(spacing - spacing_mm).max() > 0.01:
+            labels = ndimage.zoom(labels, spacing / spacing_mm, order=0)
+        maps.append(labels)
+    return maps
+
+
+def gaussian_blur(image: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Blur (D, H, W) with one standard deviation (voxels) per axis; borders are replicated."""
+    out = image[None, None]
+    for axis, sigma in enumerate(sigmas):
+        if sigma < 0.2:
+            continue
+        reach = math.ceil(2.5 * sigma)
+        taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+        shape, pad = [1, 1, 1, 1, 1], [0] * 6
+        shape[2 + axis] = 2 * reach + 1
+        pad[4 - 2 * axis] = pad[5 - 2 * axis] = reach
+        out = F.conv3d(F.pad(out, pad, mode="replicate"), (taps / taps.sum()).view(shape))
+    return out[0, 0]
+
+
+def normalise(image: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
+    """Scale so that the 1st and 99th percentile inside the mask become 0 and 1; clip to 0..1.5.
+
+    The same rule as :class:`medgen.preparation.Preparation`. ``reference`` gives the percentiles
+    if it is not the image itself. Outside the mask the result is 0.
+    """
+    inside = (image if reference is None else reference)[mask]
+    inside = inside[:: max(1, len(inside) // 20_000)]
+    low, high = torch.quantile(inside, torch.tensor([0.01, 0.99]))
+    scaled = (image - low) / (high - low).clamp(min=1e-3)
+    return scaled.clamp(0.0, 1.5) * mask
+
+
+class AnatomySource:
+    """Draws training batches from label maps.
+
+    Args:
+        config: Settings of the generator.
+        maps: Label maps ``(X, Y, Z)`` with FreeSurfer labels, axes right, front, up.
+        validation_maps: Label maps for :meth:`validation_batch`.
+    """
+
+    def __init__(
+        self,
+        config: AnatomyConfig,
+        maps: Sequence[NDArray[Any]],
+        validation_maps: Sequence[NDArray[Any]],
+    ) -> None:
+        self.config = config
+        values = sorted({int(v) for labels in (*maps, *validation_maps) for v in np.unique(labels)})
+        self.values = values
+        lookup = np.zeros(max(values) + 1, dtype=np.uint8)
+        lookup[values] = np.arange(len(values))
+        self.subjects = [self._subject(labels, lookup) for labels in maps]
+        self.validation_subjects = [self._subject(labels, lookup) for labels in validation_maps]
+        self.shapes = LesionShapes(config.lesions) if config.lesions else None
+        self.ventricle = torch.tensor([value in VENTRICLES for value in values])
+        self.white = torch.tensor([value in WHITE_MATTER for value in values])
+        self.fluid = torch.tensor([value in FLUID for value in values])
+        self.grey = torch.tensor([value in CORTEX + DEEP_GREY for value in values])
+
+    def _subject(self, labels: NDArray[Any], lookup: NDArray[np.uint8]) -> Subject:
+        distance = brain_distance_mm(labels, self.config.spacing_mm)
+        # Quarter millimetres in one byte keep many subjects in memory.
+        coarse = np.clip(np.round(distance * 4), -127, 127).astype(np.int8)
+        inside = np.argwhere(distance < 0)
+        return Subject(
+            torch.from_numpy(lookup[labels]),
+            torch.from_numpy(coarse),
+            torch.from_numpy(inside.mean(0)).float(),
+            torch.from_numpy(inside.std(0)).float(),
+        )
+
+    def batch(self, index: int) -> dict[str, Tensor]:
+        """Training batch number ``index``; see :func:`_stack` for its content."""
+        return self._batch(self.subjects, 2 * index)
+
+    def validation_batch(self, index: int) -> dict[str, Tensor]:
+        """Batch number ``index`` from the held-out subjects only."""
+        return self._batch(self.validation_subjects or self.subjects, 2 * index + 1)
+
+    def _batch(self, subjects: Sequence[Subject], number: int) -> dict[str, Tensor]:
+        config = self.config
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + number) % 2**63)
+        per_slab = config.slices_per_slab if config.spatial_dims == 2 else 1
+        slabs = [
+            self.draw(
+                subjects[int(torch.randint(len(subjects), (), generator=generator))], generator
+            )
+            for _ in range(math.ceil(config.batch_size / per_slab))
+        ]
+        if config.spatial_dims == 3:
+            parts = [{name: image[None] for name, image in slab.items()} for slab in slabs]
+        else:
+            parts = [part for slab in slabs for part in self._slices(slab)]
+        parts = parts[: config.batch_size]
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+    def _slices(self, slab: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """2-D images with their neighbours as channels, cut at regular places of the slab."""
+        config = self.config
+        half = config.input_slices // 2
+        parts = []
+        for number in range(config.slices_per_slab):
+            middle = half + number * config.slice_stride
+            part = {name: image[middle][None] for name, image in slab.items()}
+            part["image"] = slab["image"][middle - half : middle + half + 1]
+            parts.append(part)
+        return parts
+
+    def draw(self, subject: Subject, generator: Generator) -> dict[str, Tensor]:
+        """One slab (D, H, W): ``image`` with lesions, ``healthy`` without, ``anomaly``, ``mask``."""
+        config = self.config
+        labels, distance, plane = self._cut(subject, generator)
+        contrast = _choose(config.contrasts, generator)
+        healthy = self._paint(labels, contrast, generator)
+        if chance(generator, config.with_skull):
+            mask = labels > 0
+        else:
+            surface = uniform(generator, -1.0, 1.0) + uniform(generator, 0.0, 4.0)
+            ragged = uniform(generator, 0.0, 1.5) * smooth_noise(tuple(labels.shape), 8, generator)
+            mask = distance < surface + ragged
+        if mask.sum() < 100:  # a slab beside the brain
+            mask = labels >= 0
+        damaged, anomaly = self._damage(healthy, labels, contrast, generator)
+        image, healthy = _scan(damaged, healthy, mask, plane, generator)
+        anomaly = (anomaly > 0.5) & mask
+        return {
+            "image": normalise(image, mask),
+            "healthy": normalise(healthy, mask, reference=image),
+            "anomaly": anomaly.float(),
+            "mask": mask.float(),
+        }
+
+    def _cut(self, subject: Subject, generator: Generator) -> tuple[Tensor, Tensor, str]:
+        """Labels and surface distance (mm) on a turned, scaled, bent slab through the subject."""
+        config = self.config
+        if config.spatial_dims == 3:
+            plane, shape = "sagittal", tuple(config.size)
+        else:
+            plane = _choose(config.planes, generator)
+            depth = (config.slices_per_slab - 1) * config.slice_stride + config.input_slices
+            shape = (depth, *config.size)
+        axes = [torch.arange(size) - (size - 1) / 2 for size in shape]
+        lattice = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        # From slab order (D, H, W) to anatomical order (X, Y, Z).
+        points = torch.empty_like(lattice)
+        for slab_axis, volume_axis in enumerate(PLANES[plane]):
+            points[..., volume_axis] = lattice[..., slab_axis]
+        turn = _small_rotation(uniform(generator, 0, 0.25), generator)
+        scale = torch.exp(0.1 * torch.randn(3, generator=generator).clamp(-2, 2))
+        if chance(generator, 0.5):
+            scale[0] = -scale[0]
+        points = (points @ turn) * scale
+        bend = uniform(generator, 0.0, 2.5)
+        for axis in range(3):
+            points[..., axis] += bend * smooth_noise(shape, 22, generator)
+        through = PLANES[plane][0]
+        spread = 0.15 * torch.randn(3, generator=generator)
+        if config.spatial_dims == 2:
+            spread[through] = uniform(generator, -1.9, 1.9)
+        index = (points + subject.centre + spread * subject.reach).round().long()
+        limits = torch.tensor(subject.labels.shape)
+        valid = ((index >= 0) & (index < limits)).all(-1)
+        index = torch.minimum(index.clamp(min=0), limits - 1)
+        flat = (index[..., 0] * limits[1] + index[..., 1]) * limits[2] + index[..., 2]
+        labels = subject.labels.flatten()[flat].long() * valid
+        distance = torch.where(valid, subject.distance.flatten()[flat].float() / 4, 30.0)
+        return labels, distance, plane
+
+    def _paint(self, labels: Tensor, contrast: str, generator: Generator) -> Tensor:
+        """Healthy intensities (D, H, W): a mean and a texture for every label."""
+        means = torch.rand(len(self.values), generator=generator) * 1.2
+        jitter = 0.03 * torch.randn(len(self.values), generator=generator)
+        tissues = torch.rand(4, generator=generator) * 1.1
+        if contrast != "random":
+            prior = torch.tensor(PRIORS[contrast])
+            tissues = prior + 0.07 * torch.randn(4, generator=generator)
+        for tissue, names in enumerate((WHITE_MATTER, CORTEX, DEEP_GREY, FLUID)):
+            for name in names:
+                if name in self.values:
+                    # Left and right share a mean: the first of each pair decides.
+                    where = self.values.index(name)
+                    means[where] = tissues[tissue] + jitter[where]
+        for left, right in zip((2, 3, 4, 5, 7, 8), (41, 42, 43, 44, 46, 47), strict=True):
+            if left in self.values and right in self.values:
+                means[self.values.index(right)] = means[self.values.index(left)]
+        means[0] = uniform(generator, 0, 0.05)
+        image = means.clamp(min=0)[labels]
+        shape = tuple(labels.shape)
+        grain = uniform(generator, 2.0, 8.0)
+        texture = smooth_noise(shape, grain, generator) * uniform(generator, 0.0, 0.05)
+        image = image + texture + uniform(generator, 0, 0.08) * torch.randn(
+            shape, generator=generator
+        )
+        # Grey matter is not equally bright everywhere (insula, hippocampus, motor strip).
+        regional = smooth_noise(shape, 15, generator) * uniform(generator, 0.0, 0.08)
+        image = torch.where(self.grey[labels], image + regional, image)
+        return self._healthy_distractors(image, labels, contrast, generator)
+
+    def _healthy_distractors(
+        self, image: Tensor, labels: Tensor, contrast: str, generator: Generator
+    ) -> Tensor:
+        """What is normal but looks odd: ventricular rims, choroid plexus, vessels in the sulci."""
+        ventricle = self.ventricle[labels].float()
+        rim = F.avg_pool3d(ventricle[None, None], 3, stride=1, padding=1)[0, 0] * (1 - ventricle)
+        sign = 1.0 if contrast == "flair" else uniform(generator, -1, 1)
+        image = image + sign * uniform(generator, 0.0, 0.35) * rim
+        shape = tuple(labels.shape)
+        plexus = smooth_noise(shape, 4, generator) > uniform(generator, 1.0, 2.5)
+        level = uniform(generator, 0.2, 1.0)
+        image = torch.where(plexus & (ventricle > 0), level, image)
+        fluid = self.fluid[labels] & (ventricle == 0)
+        vessels = torch.rand(shape, generator=generator) < uniform(generator, 0.0, 0.06)
+        return torch.where(vessels & fluid, uniform(generator, 0.0, 1.3), image)
+
+    def _damage(
+        self, healthy: Tensor, labels: Tensor, contrast: str, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Paint lesions; gives the damaged image and the opacity of all lesions (D, H, W)."""
+        damaged, opacity = healthy.clone(), torch.zeros_like(healthy)
+        tissue = (self.white | self.grey)[labels]
+        if chance(generator, self.config.healthy_fraction) or not tissue.any():
+            return damaged, opacity
+        sign = LESION_SIGN.get(contrast, 1.0 if chance(generator, 0.5) else -1.0)
+        if chance(generator, 0.1):
+            sign = -sign
+        difference = sign * uniform(generator, self.config.faintest_lesion, 0.6)
+        spill = chance(generator, 0.3)  # some lesions do not stop at the ventricle or the sulcus
+        for lesion in self._lesions(labels, tissue, generator):
+            alpha, box = lesion
+            if not spill:
+                alpha = alpha * tissue[box]
+            own = difference * uniform(generator, 0.75, 1.25)
+            damaged[box], alpha = appearance(damaged[box], alpha, own, generator)
+            opacity[box] = torch.maximum(opacity[box], alpha)
+        return damaged.clamp(min=0), opacity
+
+    def _lesions(self, labels: Tensor, tissue: Tensor, generator: Generator) -> list[Lesion]:
+        """Many small, one or two real shapes, or one large lesion."""
+        shape = tuple(labels.shape)
+        white = self.white[labels]
+        anywhere = tissue.flatten().nonzero()[:, 0]
+        in_white = white.flatten().nonzero()[:, 0] if white.any() else anywhere
+
+        def seed(candidates: Tensor) -> tuple[int, int, int]:
+            pick = int(candidates[torch.randint(len(candidates), (), generator=generator)])
+            row, last = divmod(pick, shape[2])
+            first, middle = divmod(row, shape[1])
+            return first, middle, last
+
+        kind = uniform(generator, 0, 1)
+        if kind < 0.5:
+            count = 1 + int(uniform(generator, 0, 14))
+            mean_radius = uniform(generator, 1.0, 3.0)
+            return [
+                blob(
+                    seed(in_white if chance(generator, 0.8) else anywhere),
+                    mean_radius * math.exp(0.35 * float(torch.randn((), generator=generator))),
+                    shape,
+                    generator,
+                )
+                for _ in range(count)
+            ]
+        if kind < 0.75 and self.shapes is not None:
+            return [
+                self.shapes.place(
+                    seed(anywhere), shape, self.config.spacing_mm, generator, largest=60
+                )
+                for _ in range(1 + int(chance(generator, 0.3)))
+            ]
+        return [blob(seed(anywhere), uniform(generator, 4.0, 15.0), shape, generator)]
+
+
+def _scan(
+    damaged: Tensor, healthy: Tensor, mask: Tensor, plane: str, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Bias field, limited resolution and noise; the healthy target gets all but the noise."""
+    shape = tuple(damaged.shape)
+    sharp = uniform(generator, 0.0, 0.9)
+    sigmas = [sharp * uniform(generator, 0.7, 1.3) for _ in range(3)]
+    if chance(generator, 0.4):  # thick slices, along any axis of the original scan
+        sigmas[int(torch.randint(3, (), generator=generator))] += uniform(generator, 0.5, 1.8)
+    field = torch.exp(uniform(generator, 0, 0.2) * smooth_noise(shape, 45, generator))
+    noise = torch.randn(shape, generator=generator)
+    if chance(generator, 0.5):  # resampled scans have noise with a grain
+        noise = gaussian_blur(noise, (0.6, 0.6, 0.6)) * 2.5
+    gamma = math.exp(0.15 * float(torch.randn((), generator=generator)))
+    image = (gaussian_blur(damaged, sigmas) * field).clamp(min=1e-4) ** gamma
+    target = (gaussian_blur(healthy, sigmas) * field).clamp(min=1e-4) ** gamma
+    return image + noise * uniform(generator, 0.0, 0.06), target
+
+
+def _small_rotation(angle: float, generator: Generator) -> Tensor:
+    """A rotation by ``angle`` radians about a random axis."""
+    axis = random_rotation(generator)[0]
+    cross = torch.zeros(3, 3)
+    cross[0, 1], cross[0, 2], cross[1, 2] = -axis[2], axis[1], -axis[0]
+    return torch.linalg.matrix_exp(angle * (cross - cross.T))
+
+
+def _choose(weights: dict[Any, float], generator: Generator) -> Any:
+    """A key, with probability in proportion to its weight."""
+    names = list(weights)
+    pick = torch.multinomial(torch.tensor([weights[n] for n in names]), 1, generator=generator)
+    return names[int(pick)]
+
+
+class LabelMapSource(AnatomySource):
+    """Training data from a folder of label maps.
+
+    Raises:
+        LeakageError: If a subject is in both the training and the validation list.
+        InputError: If label maps are missing.
+    """
+
+    def __init__(self, config: AnatomyConfig) -> None:
+        both = sorted(set(config.subjects) & set(config.validation_subjects))
+        if both:
+            msg = f"subjects {both} are in both subjects and validation_subjects"
+            raise LeakageError(msg, "Put every subject into one of the two lists.")
+        if config.folder is None:
+            msg = "data.folder is not set: training from label maps needs their folder"
+            raise InputError(msg)
+        names = config.subjects
+        if not names:
+            stems = sorted(file.name.split(".")[0] for file in config.folder.glob("*.nii*"))
+            names = tuple(stem for stem in stems if stem not in config.validation_subjects)
+        held_out = config.validation_subjects
+        training = read_label_maps(config.folder, names, config.spacing_mm)
+        validation = read_label_maps(config.folder, held_out, config.spacing_mm) if held_out else []
+        super().__init__(config, training, validation)

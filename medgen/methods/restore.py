@@ -1,0 +1,112 @@
+"""Restore: one network that repairs simulated damage and says where the damage was.
+
+The image with simulated anomalies goes in; the healthy image and, for every voxel, the
+probability that it was damaged come out. Training images are drawn from anatomical label maps
+with random contrast (the idea of Billot et al., SynthSeg, Med Image Anal 2023), so the network
+cannot rely on one scanner or sequence. Learning to localise synthetic anomalies directly follows
+Tan et al., "Detecting outliers with foreign patch interpolation" (2020).
+
+``probability`` is between 0 and 1 and means *how likely the training simulation would have put
+damage here*; it is not the probability of disease. ``restored`` has the image's unit.
+The network is a U-Net (Ronneberger 2015). With ``input_slices`` > 1 (2-D only) neighbouring
+slices enter as channels and the middle one is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from monai.losses import DiceCELoss
+from monai.networks.nets import BasicUNet
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW, Optimizer
+
+from medgen.config import Config
+from medgen.errors import InputError
+
+
+class RestoreConfig(Config):
+    """Settings of the restoration network."""
+
+    spatial_dims: Literal[2, 3] = Field(3, description="2 for slices, 3 for volumes")
+    channels: int = Field(1, ge=1, description="image channels (sequences)")
+    input_slices: int = Field(1, ge=1, description="neighbouring slices as input; odd; 2-D only")
+    features: tuple[int, int, int, int, int] = Field(
+        (16, 32, 64, 128, 160), description="channels at the five resolutions of the U-Net"
+    )
+    restoration_weight: float = Field(1.0, ge=0, description="weight of the L1 restoration loss")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay")
+
+
+class Restore(nn.Module):
+    """Predicts the healthy image and the probability of damage.
+
+    Raises:
+        InputError: If ``input_slices`` is even, or more than one in 3-D.
+    """
+
+    Config = RestoreConfig
+    divisor = 16
+
+    def __init__(self, config: RestoreConfig) -> None:
+        super().__init__()
+        if config.input_slices % 2 == 0 or (config.spatial_dims == 3 and config.input_slices > 1):
+            msg = (
+                "input_slices must be odd, and 1 for a 3-D network; "
+                f"got {config.input_slices} in {config.spatial_dims}-D"
+            )
+            raise InputError(msg)
+        self.config = config
+        self.spatial_dims = config.spatial_dims
+        self.input_slices = config.input_slices
+        self.network = BasicUNet(
+            spatial_dims=config.spatial_dims,
+            in_channels=config.channels * config.input_slices,
+            out_channels=config.channels + 1,
+            features=(*config.features, config.features[0]),
+            norm="batch",
+        )
+        # On CPUs 2-D convolutions run about 1.5 times faster in this layout.
+        self.layout = torch.channels_last if config.spatial_dims == 2 else torch.channels_last_3d
+        self.network.to(memory_format=self.layout)
+        self.overlap = DiceCELoss(sigmoid=True, batch=True)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One optimiser for the one network."""
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        return {"network": AdamW(self.network.parameters(), lr=rate, weight_decay=decay)}
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Image ``(B, slices * C, *spatial)`` to restored ``(B, C, *spatial)`` and logits ``(B, 1, *spatial)``."""
+        sizes = tuple(image.shape[2:])
+        if any(size % self.divisor for size in sizes):
+            nearest = tuple(-(-size // self.divisor) * self.divisor for size in sizes)
+            msg = f"spatial sizes must be multiples of {self.divisor}, got {sizes}"
+            raise InputError(msg, f"Pad the image to {nearest}.")
+        out = self.network(image.contiguous(memory_format=self.layout))
+        channels = self.config.channels
+        middle = channels * (self.input_slices // 2)
+        # The network predicts the correction, so an undamaged image costs it nothing.
+        restored = image[:, middle : middle + channels] + out[:, :channels]
+        return restored, out[:, channels:]
+
+    def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        """L1 to the healthy image inside the mask, plus Dice and cross-entropy of the damage."""
+        restored, logits = self(batch["image"])
+        mask = batch["mask"]
+        error = F.l1_loss(restored, batch["healthy"], reduction="none")
+        restoration = (error * mask).sum() / mask.sum().clamp(min=1) / self.config.channels
+        # Voxels outside the mask are certainly healthy: a large negative logit costs nothing.
+        damage = self.overlap(logits.masked_fill(mask < 0.5, -20.0), batch["anomaly"] * mask)
+        loss = damage + self.config.restoration_weight * restoration
+        yield "network", loss, {"damage": damage.detach(), "restoration": restoration.detach()}
+
+    def predict(self, image: Tensor) -> dict[str, Tensor]:
+        """``restored`` in the image's unit and ``probability`` in 0..1."""
+        restored, logits = self(image)
+        return {"restored": restored, "probability": torch.sigmoid(logits)}
