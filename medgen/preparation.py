@@ -1,0 +1,490 @@
+"""From a scan as it comes to the image a model expects, and back to the scan's own grid.
+
+A `Preparation` is a description that is saved with a model, so that training and use cannot
+differ. `Preparation.apply` finds the foreground (the brain), chooses a target grid around it,
+resamples once and normalises intensities. `Prepared` remembers both grids, so results return to
+the voxels of the scan by the inverse of the same affine map.
+
+Resampling is SimpleITK's, not MONAI's `SpatialResample`: both are linear, but SimpleITK keeps
+the coordinates in float64 without building a coordinate tensor. For a 182 x 218 x 182 scan the
+way back takes 0.13 s and 30 MB, against 0.45 s and 340 MB in MONAI (float64), on two cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from medgen.config import Config
+from medgen.errors import InputError
+from medgen.volume import Geometry, Volume
+
+if TYPE_CHECKING:
+    import torch
+    from monai.data import MetaTensor
+
+# The brightest value of a normalised image; 1 is the upper percentile inside the mask.
+BRIGHTEST = 1.5
+# A scan counts as having a constant background if at least this part of it is one exact value.
+LEAST_BACKGROUND = 0.02
+# Fewer voxels than this along an axis of the target grid leave nothing to look at.
+FEWEST_VOXELS = 8
+# Voxel axes and sizes closer than this (relative) need no resampling.
+ALIGNED = 1e-3
+
+
+class Preparation(Config):
+    """How a scan becomes the input of a model."""
+
+    orientation: Literal["RAS"] = Field("RAS", description="Direction of the prepared axes.")
+    spacing_mm: float | None = Field(
+        1.5, gt=0, description="Isotropic voxel size in mm; null keeps the scan's own voxels."
+    )
+    brain: Literal["auto", "skull_stripped", "head", "none"] = Field(
+        "auto",
+        description="What a 3-D scan shows: a skull-stripped brain, a head whose brain must be "
+        "extracted, or neither. 2-D images are never extracted: their foreground is used.",
+    )
+    bias_correction: bool = Field(False, description="Remove slow shading with N4.")
+    margin_mm: float = Field(6.0, ge=0, description="Room kept around the mask in mm.")
+    normalisation: Literal["percentile", "equalise"] = Field(
+        "percentile",
+        description="percentile: lower..upper become 0..1, clipped to 0..1.5; equalise: the rank "
+        "of each value inside the mask, 0..1.",
+    )
+    lower: float = Field(
+        1.0, ge=0, le=100, description="Percentile inside the mask that becomes 0."
+    )
+    upper: float = Field(
+        99.0, ge=0, le=100, description="Percentile inside the mask that becomes 1."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Preparation:
+        if self.lower >= self.upper:
+            msg = f"lower ({self.lower}) must be below upper ({self.upper})"
+            raise ValueError(msg)
+        return self
+
+    def apply(self, volume: Volume, brain_mask: NDArray[Any] | None = None) -> Prepared:
+        """Prepare a scan.
+
+        Args:
+            volume: ``(C, X, Y, Z)`` or ``(C, X, Y)``.
+            brain_mask: ``(X, Y, Z)`` or ``(X, Y)``, nonzero inside the brain; found when absent.
+
+        Returns:
+            The prepared image, its mask, and the way back.
+
+        Raises:
+            InputError: If values are not finite or constant, the mask is empty or misshapen, the
+                scan is too small, or no brain can be found.
+        """
+        import torch
+        from monai.data import MetaTensor
+
+        voxels = _checked(volume)
+        mask, notes = self._mask(volume, brain_mask)
+        grid = target_grid(volume.geometry, mask, self.spacing_mm, self.margin_mm)
+        image, inside = _resample_inside(voxels, mask, volume.geometry, grid)
+        for channel in image:
+            if self.bias_correction:
+                _correct_bias(channel, inside)
+            _normalise(channel, inside, self)
+        if self.bias_correction:
+            notes.append("shading removed with N4")
+        return Prepared(
+            image=MetaTensor(torch.from_numpy(image), affine=torch.from_numpy(grid.affine.copy())),
+            mask=torch.from_numpy(inside[None]),
+            grid=grid,
+            source=volume.geometry,
+            source_mask=mask,
+            notes=tuple(notes),
+        )
+
+    def _mask(
+        self, volume: Volume, given: NDArray[Any] | None
+    ) -> tuple[NDArray[np.bool_], list[str]]:
+        """The region to look at on the scan's grid, and how it was found."""
+        if given is not None:
+            mask = np.asarray(given) != 0
+            if mask.shape != volume.geometry.shape or not mask.any():
+                msg = (
+                    f"the brain mask must have the scan's shape {volume.geometry.shape} and some "
+                    f"nonzero voxels, got shape {mask.shape} with {int(mask.sum())} nonzero"
+                )
+                raise InputError(msg)
+            return mask, ["brain mask given by the caller"]
+        foreground, background = find_foreground(volume)
+        if volume.spatial_dims == 2 or self.brain == "none":
+            what = "2-D image" if volume.spatial_dims == 2 else "no brain asked for"
+            if background is None:
+                return foreground, [f"{what}: no constant background, the whole image is used"]
+            return foreground, [f"{what}: its foreground is used ({background:.0%} background)"]
+        if self.brain == "skull_stripped":
+            if background is None:
+                msg = "the scan is said to be skull-stripped but has no constant background"
+                raise InputError(msg, "Use brain: head or brain: auto.")
+            return foreground, [f"skull-stripped as configured ({background:.0%} background)"]
+        from medgen import brain
+
+        if self.brain == "auto" and background is not None:
+            reason = brain.why_skull_stripped(foreground, volume.geometry)
+            if reason:
+                note = f"skull-stripped scan recognised ({background:.0%} background; {reason})"
+                return foreground, [note]
+        extraction = brain.extract_brain(volume)
+        return extraction.mask, list(extraction.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A prepared scan and the way back.
+
+    Attributes:
+        image: ``(C, X, Y[, Z])`` float32, 0 outside the mask, 0..1.5 inside.
+        mask: ``(1, X, Y[, Z])`` bool.
+        grid: The prepared grid.
+        source: The scan's grid.
+        source_mask: The mask on the scan's grid, ``(*source.shape)`` bool.
+        notes: What was found and done, for people.
+    """
+
+    image: MetaTensor
+    mask: torch.Tensor
+    grid: Geometry
+    source: Geometry
+    source_mask: NDArray[np.bool_]
+    notes: tuple[str, ...] = ()
+
+    def to_source(
+        self, maps: torch.Tensor | NDArray[Any], mode: Literal["linear", "nearest"] = "linear"
+    ) -> NDArray[np.float32]:
+        """Maps ``(C, *grid.shape)`` on the scan's voxels ``(C, *source.shape)`` as float32.
+
+        Args:
+            maps: Values on the prepared grid.
+            mode: ``linear`` for images and maps, ``nearest`` for masks and labels.
+
+        Returns:
+            Resampled values; 0 where the prepared grid does not reach.
+
+        Raises:
+            InputError: If the maps do not lie on the prepared grid.
+        """
+        values = np.asarray(maps, dtype=np.float32)
+        if values.shape[1:] != self.grid.shape:
+            msg = f"maps must have shape (C, *{self.grid.shape}), got {values.shape}"
+            raise InputError(msg)
+        return np.stack([resample(value, self.grid, self.source, mode) for value in values])
+
+
+def find_foreground(volume: Volume) -> tuple[NDArray[np.bool_], float | None]:
+    """Everything that is not the constant background, with holes filled.
+
+    Args:
+        volume: ``(C, X, Y[, Z])``.
+
+    Returns:
+        The foreground ``(X, Y[, Z])`` and the background's part of the scan (0..1); when there
+        is no constant background, everything and None.
+    """
+    foreground = np.zeros(volume.geometry.shape, dtype=bool)
+    for channel in volume.voxels:
+        constant = _rim_value(channel)
+        # Interpolation after skull stripping leaves traces around the brain: below 1/500 of the
+        # range they are still background.
+        trace = 0.002 * float(np.ptp(channel.astype(np.float32, copy=False)))
+        foreground |= np.abs(channel.astype(np.float32) - constant) > trace
+    background = 1.0 - float(foreground.mean())
+    if background < LEAST_BACKGROUND or not foreground.any():
+        return np.ones_like(foreground), None
+    return fill_holes(_without_specks(foreground)), background
+
+
+def target_grid(
+    source: Geometry, mask: NDArray[np.bool_], spacing_mm: float | None, margin_mm: float
+) -> Geometry:
+    """The grid to work on: around the mask, axes to the right, front and head of the patient.
+
+    A 3-D grid is aligned with the world and isotropic. It reuses the scan's own voxels (so that
+    nothing is interpolated) if they have that size and direction already, or if `spacing_mm` is
+    None. A 2-D grid stays in its plane and keeps its directions.
+
+    Args:
+        source: The scan's grid.
+        mask: ``(*source.shape)``, not empty.
+        spacing_mm: Voxel size in mm, or None for the scan's own.
+        margin_mm: Room around the mask in mm.
+
+    Returns:
+        A grid that contains every voxel centre of the mask.
+
+    Raises:
+        InputError: If the mask is too small to be a scan worth looking at.
+    """
+    axes = _reoriented(source)
+    wanted = axes[:, :3].copy()
+    if spacing_mm is not None:
+        lengths = np.linalg.norm(wanted, axis=0)
+        world = np.eye(3) if source.spatial_dims == 3 else wanted / lengths
+        wanted[:, : source.spatial_dims] = world[:, : source.spatial_dims] * spacing_mm
+    own = axes[:, : source.spatial_dims]
+    spacing = np.linalg.norm(wanted, axis=0)
+    if np.abs(own - wanted[:, : source.spatial_dims]).max() <= ALIGNED * spacing.min():
+        wanted[:, : source.spatial_dims] = own
+        spacing = np.linalg.norm(wanted, axis=0)
+        on_lattice = True
+    else:
+        on_lattice = False
+    dims = source.spatial_dims
+    corners = source.to_world(_extreme_voxels(mask))
+    origin = axes[:, 3]
+    steps = (corners - origin) @ np.linalg.inv(wanted).T
+    low, high = steps[:, :dims].min(axis=0), steps[:, :dims].max(axis=0)
+    if (high - low + 1).min() < FEWEST_VOXELS:
+        found = " x ".join(f"{size:.1f}" for size in (high - low + 1) * spacing[:dims])
+        msg = (
+            f"the foreground measures {found} mm: at least {FEWEST_VOXELS} voxels of "
+            f"{' x '.join(f'{size:.2f}' for size in spacing[:dims])} mm are needed along each axis"
+        )
+        hint = "Give the whole scan; give a single slice as a 2-D image."
+        raise InputError(msg, hint)
+    margin = margin_mm / spacing[:dims]
+    if on_lattice:
+        first = np.round(low) - np.ceil(margin - 1e-6)
+        shape = np.round(high) + np.ceil(margin - 1e-6) - first + 1
+    else:
+        # Centred on the mask, so that a flipped copy of the scan gets the same grid.
+        shape = np.ceil(high - low + 2 * margin - 1e-6) + 1
+        first = (low + high) / 2 - (shape - 1) / 2
+    affine = np.eye(4)
+    affine[:3, :3] = wanted
+    affine[:3, 3] = origin + wanted[:, :dims] @ first
+    return Geometry(tuple(int(size) for size in shape), affine)
+
+
+def resample(
+    values: NDArray[np.float32],
+    source: Geometry,
+    target: Geometry,
+    mode: Literal["linear", "nearest"] = "linear",
+) -> NDArray[np.float32]:
+    """Values on one grid, read at the voxel centres of another; 0 outside.
+
+    Grids that share their voxel centres are copied exactly. Going to much larger voxels, linear
+    interpolation would skip voxels, so the values are smoothed first.
+
+    Args:
+        values: ``(*source.shape)``.
+        source: Where the values are.
+        target: Where they are wanted.
+        mode: ``linear`` or ``nearest``.
+
+    Returns:
+        ``(*target.shape)`` float32; a new array.
+    """
+    dims = source.spatial_dims
+    step = np.linalg.inv(source.affine) @ target.affine
+    matrix, offset = step[:dims, :dims], step[:dims, 3]
+    exact = np.round(matrix)
+    same_lattice = np.abs(exact).sum(axis=0).max() == np.abs(exact).sum(axis=1).max() == 1
+    drift = np.abs(matrix - exact) @ np.array(target.shape) + np.abs(offset - np.round(offset))
+    if same_lattice and abs(round(float(np.linalg.det(exact)))) == 1 and drift.max() < 1e-3:
+        return _copy(values, exact.astype(int), np.round(offset).astype(int), target.shape)
+    if mode == "linear":
+        values = _smoothed_for(values, matrix)
+    import SimpleITK as sitk
+
+    # SimpleITK counts axes from the last to the first; everything is in voxels here.
+    transform = sitk.AffineTransform(dims)
+    transform.SetMatrix(matrix[::-1, ::-1].ravel().tolist())
+    transform.SetTranslation(offset[::-1].tolist())
+    filter_ = sitk.ResampleImageFilter()
+    filter_.SetSize([int(size) for size in target.shape[::-1]])
+    filter_.SetTransform(transform)
+    filter_.SetInterpolator(sitk.sitkLinear if mode == "linear" else sitk.sitkNearestNeighbor)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values, dtype=np.float32))
+    return sitk.GetArrayFromImage(filter_.Execute(image))
+
+
+def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask and everything it encloses (background that does not touch the border)."""
+    from scipy import ndimage
+
+    # One pass of labelling is many times faster than scipy's binary_fill_holes on a volume.
+    padded = np.pad(mask, 1)
+    parts, _ = ndimage.label(~padded)
+    return (parts != parts.flat[0])[(slice(1, -1),) * mask.ndim]
+
+
+def _checked(volume: Volume) -> NDArray[np.float32]:
+    """The voxels as float32, or an error that says what is wrong with them."""
+    voxels = volume.voxels
+    if np.issubdtype(voxels.dtype, np.complexfloating):
+        msg = "voxels must be real numbers, got complex ones"
+        raise InputError(msg, "Take the magnitude first.")
+    voxels = voxels.astype(np.float32, copy=False)
+    wrong = voxels.size - int(np.isfinite(voxels).sum())
+    if wrong:
+        msg = f"{wrong} of {voxels.size} voxels are NaN or infinite; all must be finite"
+        raise InputError(msg, "Repair the scan, for example by setting such voxels to 0.")
+    for index, channel in enumerate(voxels):
+        if channel.min() == channel.max():
+            msg = (
+                f"every voxel of channel {index} has the value {channel.flat[0]:g}: nothing to see"
+            )
+            raise InputError(msg, "Check that this is the right file and frame.")
+    return voxels
+
+
+def _rim_value(channel: NDArray[Any]) -> float:
+    """The most frequent value on the outer faces of ``(X, Y[, Z])``."""
+    faces = [np.take(channel, (0, -1), axis=axis).ravel() for axis in range(channel.ndim)]
+    values, counts = np.unique(np.concatenate(faces), return_counts=True)
+    return float(values[counts.argmax()])
+
+
+def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Only connected parts of at least 2 % of the largest one."""
+    from scipy import ndimage
+
+    parts, count = ndimage.label(mask)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    return (sizes >= 0.02 * sizes.max())[parts] & mask
+
+
+def _extreme_voxels(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """First and last voxel of the mask in every column: ``(N, dims)``.
+
+    A linear function takes its extremes over the mask there, at a fraction of the points.
+    """
+    columns = np.argwhere(mask.any(axis=-1))
+    lines = mask[tuple(columns.T)]
+    first = lines.argmax(axis=1)
+    last = mask.shape[-1] - 1 - lines[:, ::-1].argmax(axis=1)
+    return np.concatenate([np.column_stack([columns, first]), np.column_stack([columns, last])])
+
+
+def _reoriented(source: Geometry) -> NDArray[np.float64]:
+    """``(3, 4)`` affine of the same lattice with axes permuted and flipped towards R, A, S.
+
+    The third column of a 2-D grid, its plane's normal, is kept.
+    """
+    dims = source.spatial_dims
+    directions = source.affine[:3, :dims] / np.array(source.spacing_mm)
+    worlds = ["RAS".index({"L": "R", "P": "A", "I": "S"}.get(c, c)) for c in source.axis_codes]
+    order = np.argsort(worlds)
+    axes = source.affine[:3].copy()
+    for place, axis in enumerate(order):
+        column = source.affine[:3, axis]
+        axes[:, place] = column
+        if directions[worlds[axis], axis] < 0:
+            axes[:, place] = -column
+            axes[:, 3] += column * (source.shape[axis] - 1)
+    return axes
+
+
+def _resample_inside(
+    voxels: NDArray[np.float32], mask: NDArray[np.bool_], source: Geometry, grid: Geometry
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Image ``(C, *grid.shape)`` and mask on the grid, mixing only voxels inside the mask.
+
+    Dividing by the interpolated mask keeps the rim of the brain as bright as it is, whatever
+    surrounds it (zeros or skull).
+    """
+    weight = resample(mask.astype(np.float32), source, grid)
+    inside = weight > 0.5
+    if not inside.any():
+        msg = "nothing of the mask is left on the target grid"
+        raise InputError(msg, "Check the mask and the voxel size in the header.")
+    image = np.stack([resample(np.where(mask, channel, 0), source, grid) for channel in voxels])
+    np.divide(image, weight, out=image, where=inside)
+    image[:, ~inside] = 0
+    return image, inside
+
+
+def _smoothed_for(values: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Values smoothed along the axes where a step of the target spans more than 1.5 voxels.
+
+    The Gaussian's standard deviation is (step - 1) / 2 voxels, as in scikit-image; below a step
+    of 1.5 it would leave the values as they are.
+    """
+    from scipy import ndimage
+
+    steps = np.abs(matrix).max(axis=1)
+    for axis, step in enumerate(steps):
+        if step > 1.5 + ALIGNED:
+            sigma = (step - 1) / 2
+            values = ndimage.gaussian_filter1d(values, sigma, axis=axis, mode="constant")
+    return values
+
+
+def _copy(
+    values: NDArray[np.float32],
+    matrix: NDArray[np.int64],
+    offset: NDArray[np.int64],
+    shape: tuple[int, ...],
+) -> NDArray[np.float32]:
+    """Flip, permute, crop and pad: target voxel t reads source voxel matrix @ t + offset."""
+    result = np.zeros(shape, dtype=np.float32)
+    order = [int(np.flatnonzero(matrix[:, axis])[0]) for axis in range(len(shape))]
+    turned = values.transpose(order)
+    into, from_ = [], []
+    for axis, source_axis in enumerate(order):
+        size, start = turned.shape[axis], int(offset[source_axis])
+        if matrix[source_axis, axis] < 0:
+            turned = np.flip(turned, axis)
+            start = size - 1 - start
+        # Target index t reads turned index t + start.
+        low, high = max(0, -start), min(shape[axis], size - start)
+        into.append(slice(low, max(low, high)))
+        from_.append(slice(low + start, max(low, high) + start))
+    result[tuple(into)] = turned[tuple(from_)]
+    return result
+
+
+def _normalise(
+    channel: NDArray[np.float32], inside: NDArray[np.bool_], preparation: Preparation
+) -> None:
+    """Replace the values inside the mask, in place, by their normalised ones."""
+    values = channel[inside]
+    if preparation.normalisation == "equalise":
+        ordered = np.sort(values)
+        below = np.searchsorted(ordered, values, side="left")
+        up_to = np.searchsorted(ordered, values, side="right")
+        # The middle of the ranks that share one value.
+        normal = (below + up_to) / (2 * len(values))
+        flat = ordered[0] == ordered[-1]
+    else:
+        low, high = np.percentile(values, [preparation.lower, preparation.upper])
+        flat = not high > low
+        normal = np.clip((values - low) / (1 if flat else high - low), 0, BRIGHTEST)
+    if flat:
+        msg = "the image has no contrast inside the mask: almost all its values are equal"
+        raise InputError(msg, "Check that this is an image and not a mask or a label map.")
+    channel[inside] = normal
+
+
+def _correct_bias(channel: NDArray[np.float32], inside: NDArray[np.bool_]) -> None:
+    """Divide the values inside the mask, in place, by the shading that N4 finds.
+
+    The field is fitted on every fourth voxel with at most 3 x 30 iterations, which bounds the
+    time to a few seconds. Tustison et al., N4ITK: improved N3 bias correction (2010).
+    """
+    import SimpleITK as sitk
+
+    positive = channel - min(0.0, float(channel[inside].min()))
+    image = sitk.GetImageFromArray(positive)
+    mask = sitk.GetImageFromArray(inside.astype(np.uint8))
+    factor = [min(4, max(1, size // 8)) for size in image.GetSize()]
+    corrector = sitk.N4BiasFieldCorrectionImageFilter()
+    corrector.SetMaximumNumberOfIterations([30, 30, 30])
+    corrector.Execute(sitk.Shrink(image, factor), sitk.Shrink(mask, factor))
+    field = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image))
+    channel[inside] = (positive / np.exp(field))[inside]
