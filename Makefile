@@ -1,0 +1,74 @@
+# make setup | demo | test | check | format | bench ; `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Tests work on tiny arrays: one thread is fastest and repeatable.
+TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=agg
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo picture test test-fast check format lint types bench sample-data constraints clean
+
+help:
+	@echo "setup        make $(VENV) and install medgen into it"
+	@echo "demo         find the planted lesion in a brain scan of sample_data"
+	@echo "test         all tests (test-fast leaves out the slow ones)"
+	@echo "check        what continuous integration runs: format, lint, types, tests"
+	@echo "format       put the code into the agreed form"
+	@echo "bench        run the benchmarks and rewrite their tables"
+	@echo "picture      make docs/images/overview.png again"
+	@echo "sample-data  make the files in sample_data again"
+	@echo "constraints  write the installed versions into constraints.txt"
+
+setup: $(STAMP)
+
+# torch goes first: it is the largest, and the one you may want from a special place
+# (a CPU-only or another CUDA build: set PIP_EXTRA_INDEX_URL or install it yourself before).
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/medgen detect-anomalies sample_data/icbm152_t1_lesion.nii.gz -o demo --overwrite
+	$(BIN)/python sample_data/check_overlap.py demo sample_data/icbm152_t1_lesion_mask.nii.gz
+
+picture: demo
+	mkdir -p docs/images
+	cp demo/overview.png docs/images/overview.png
+
+test: setup
+	$(TEST_ENV) $(BIN)/python -m pytest
+
+test-fast: setup
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow and not realdata"
+
+check: lint types test
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	@for script in benchmarks/*.py; do \
+	  echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	done
+
+sample-data: setup
+	$(BIN)/python sample_data/make_sample_data.py
+
+constraints: setup
+	( head -n 1 constraints.txt; $(BIN)/python -m pip list --format=freeze --exclude-editable \
+	  | grep -v -i -E '^(pip|setuptools|medgen)==' | sed 's/+cpu//' ) > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo
