@@ -17,15 +17,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "medgen"
 # Each room imports only rooms on earlier lines, and the rooms named as its neighbours below.
 ROWS = (
     ("errors", "config"),
-    ("volume",),
+    ("volume", "devices", "run_record"),
     ("io",),
     ("preparation", "brain", "corruption", "phantoms", "anatomy"),
     ("networks", "losses"),
     ("methods",),
     ("training", "inference", "scoring", "metrics"),
     ("manifest", "package"),
+    ("report",),  # draws whatever has the attributes of a detection; tasks call it when they save
     ("tasks",),
-    ("report",),
     ("batch",),
     ("cli",),
 )
