@@ -1,0 +1,234 @@
+"""One picture that tells the result: three planes through the top finding, and the findings."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgen.report import words
+from medgen.report.picture import (
+    OUTLINE,
+    Pixels,
+    inferno,
+    map_picture,
+    outlined,
+    scan_picture,
+    thumbnail,
+)
+from medgen.report.scene import DetectionLike, Plane, Scene, build_scene, cut
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 100
+BACKGROUND, TEXT, MUTED, ACCENT = "#0b0f14", "#eef2f6", "#93a1b0", "#40e0d0"
+MARGIN, GAP, HEADER, FOOTER, SIDEBAR = 36, 10, 112, 88, 400
+COLUMN, ROWS_TOTAL = 380, 960  # pixels available for a column, and for all rows together
+STRIP = 6  # findings shown
+THUMBNAIL = 112
+
+
+@dataclass
+class _Canvas:
+    """A figure addressed in pixels from its top left corner."""
+
+    figure: Figure
+    width: int
+    height: int
+
+    def picture(self, pixels: Pixels, x: float, y: float) -> None:
+        """Place a picture at its own size, pixel by pixel."""
+        self.figure.figimage(pixels, round(x), round(self.height - y - pixels.shape[0]))
+
+    def text(self, x: float, y: float, text: str, size: float = 14, **style: Any) -> None:
+        """Text whose top left corner (or as `ha`, `va` say) is at a pixel; size in pixels."""
+        style = {"color": TEXT, "ha": "left", "va": "top", **style}
+        self.figure.text(
+            x / self.width,
+            1 - y / self.height,
+            text.replace("$", r"\$"),
+            fontsize=size * 72 / DPI,
+            linespacing=1.35,
+            **style,
+        )
+
+
+def overview(detection: DetectionLike, path: str | Path) -> Path:
+    """Write the overview as a PNG.
+
+    Rows are the anatomical planes through the first finding (through the centre if there is
+    none), at one common physical scale; columns are the scan, the anomaly map and the scan with
+    the findings outlined. The right side holds the scan score and the first findings.
+
+    Args:
+        detection: Any object with the attributes of ``DetectionLike``.
+        path: Where to write; an existing file is replaced.
+
+    Returns:
+        The path written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scene = build_scene(detection)
+    scale = _pixels_per_mm(scene)
+    sizes = [_size(scene, plane, scale) for plane in scene.planes]
+    column = max(240, *(width for width, _ in sizes))
+    rows = sum(height for _, height in sizes) + GAP * (len(sizes) - 1)
+    least = 430 + (THUMBNAIL + 14) * min(STRIP, len(detection.findings)) - HEADER - FOOTER
+    width = 2 * MARGIN + 3 * column + 2 * GAP + MARGIN + SIDEBAR
+    height = HEADER + max(rows, least, 300) + FOOTER
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=BACKGROUND)
+    FigureCanvasAgg(figure)
+    canvas = _Canvas(figure, width, height)
+    _draw_header(canvas, detection, column)
+    _draw_planes(canvas, detection, scene, sizes, column)
+    _draw_sidebar(canvas, detection, scene, 2 * MARGIN + 3 * column + 2 * GAP)
+    _draw_footer(canvas, detection, scene, column)
+    figure.savefig(path, dpi=DPI, format="png", pil_kwargs={"compress_level": 4})
+    return Path(path)
+
+
+def _pixels_per_mm(scene: Scene) -> float:
+    """One scale for all planes, so that a centimetre is equally long in each of them."""
+    mm = [size * step for size, step in zip(scene.map.shape, scene.spacing_mm, strict=True)]
+    widest = max(mm[plane.across] for plane in scene.planes)
+    tallest = sum(mm[plane.down] for plane in scene.planes)
+    return min(COLUMN / widest, ROWS_TOTAL / tallest)
+
+
+def _size(scene: Scene, plane: Plane, scale: float) -> tuple[int, int]:
+    """Width and height of a plane in pixels."""
+    shape, spacing = scene.map.shape, scene.spacing_mm
+    return (
+        max(1, round(shape[plane.across] * spacing[plane.across] * scale)),
+        max(1, round(shape[plane.down] * spacing[plane.down] * scale)),
+    )
+
+
+def _draw_header(canvas: _Canvas, detection: DetectionLike, column: int) -> None:
+    canvas.text(MARGIN, 26, "Anomaly overview", 26, weight="bold")
+    name = textwrap.shorten(words.scan_name(detection), 80, placeholder="…")
+    canvas.text(MARGIN, 62, name, 14, color=MUTED)
+    titles = ("Scan", "Anomaly map", "Findings outlined")
+    for index, title in enumerate(titles):
+        x = MARGIN + index * (column + GAP) + column / 2
+        canvas.text(x, HEADER - 8, title, 14, ha="center", va="bottom", color=MUTED)
+
+
+def _draw_planes(
+    canvas: _Canvas,
+    detection: DetectionLike,
+    scene: Scene,
+    sizes: list[tuple[int, int]],
+    column: int,
+) -> None:
+    at = scene.focus(detection.findings[0] if detection.findings else None)
+    y = HEADER
+    for plane, size in zip(scene.planes, sizes, strict=True):
+        index = at[plane.normal]
+        scan = scan_picture(scene, plane, index, size)
+        pictures = (
+            scan,
+            map_picture(scene, plane, index, size),
+            outlined(scan, cut(scene.mask, plane, index), width=3),
+        )
+        for number, pixels in enumerate(pictures):
+            x = MARGIN + number * (column + GAP) + (column - size[0]) / 2
+            canvas.picture(pixels, x, y)
+            if scene.anatomical:
+                _draw_letters(canvas, plane.letters, x, y, size)
+        if len(scene.planes) > 1:
+            label = f"{plane.name}, slice {scene.source_index(plane.normal, index)}"
+            middle = y + size[1] / 2
+            canvas.text(16, middle, label, 12, color=MUTED, rotation=90, va="center", ha="center")
+        left = MARGIN + 2 * (column + GAP) + (column - size[0]) / 2
+        _draw_numbers(canvas, detection, scene, plane, index, (left, y, *size))
+        y += size[1] + GAP
+
+
+def _draw_numbers(
+    canvas: _Canvas,
+    detection: DetectionLike,
+    scene: Scene,
+    plane: Plane,
+    index: int,
+    box: tuple[float, float, float, float],
+) -> None:
+    """The listed findings' numbers beside their outlines in this slice."""
+    from matplotlib.patheffects import withStroke
+
+    left, top, width, height = box
+    shadow = [withStroke(linewidth=2.5, foreground="black")]
+    style = {"weight": "bold", "va": "bottom", "path_effects": shadow}
+    for finding in detection.findings[:STRIP]:
+        first, last = scene.box_corners(finding)
+        if first[plane.normal] <= index <= last[plane.normal]:
+            x = left + (last[plane.across] + 1.5) / scene.map.shape[plane.across] * width
+            y = top + first[plane.down] / scene.map.shape[plane.down] * height
+            canvas.text(x, y + 4, str(finding.label), 14, **style)
+
+
+def _draw_letters(canvas: _Canvas, letters: str, x: float, y: float, size: tuple[int, int]) -> None:
+    left, right, top, bottom = letters
+    width, height = size
+    style = {"size": 12, "weight": "bold", "color": "#d7e0ea"}
+    canvas.text(x + 5, y + height / 2, left, ha="left", va="center", **style)
+    canvas.text(x + width - 5, y + height / 2, right, ha="right", va="center", **style)
+    canvas.text(x + width / 2, y + 3, top, ha="center", va="top", **style)
+    canvas.text(x + width / 2, y + height - 4, bottom, ha="center", va="bottom", **style)
+
+
+def _draw_sidebar(canvas: _Canvas, detection: DetectionLike, scene: Scene, left: float) -> None:
+    canvas.text(left, 28, "SCAN SCORE", 11, color=MUTED, weight="bold")
+    canvas.text(left, 44, words.score(detection.score), 40, weight="bold")
+    canvas.text(left, 104, words.verdict(detection.p_value), 16, color=ACCENT, weight="bold")
+    meaning = textwrap.fill(words.score_meaning(detection.p_value), 54)
+    canvas.text(left, 130, meaning, 13)
+    y = 150 + 18 * (meaning.count("\n") + 1)
+    canvas.text(left, y, words.findings_sentence(len(detection.findings)), 16, weight="bold")
+    y += 26
+    threshold = textwrap.fill(words.threshold(detection), 58)
+    canvas.text(left, y, threshold, 12, color=MUTED)
+    y += 18 + 17 * (threshold.count("\n") + 1)
+    for finding in detection.findings[:STRIP]:
+        canvas.picture(thumbnail(scene, finding, THUMBNAIL), left, y)
+        x = left + THUMBNAIL + 16
+        size = words.size(finding, detection, scene)
+        canvas.text(x, y + 8, f"{finding.label}", 13, color=ACCENT, weight="bold")
+        canvas.text(x + 30, y + 6, size, 17, weight="bold")
+        canvas.text(
+            x,
+            y + 38,
+            f"peak score {words.score(finding.peak)}, mean {words.score(finding.mean)}\n"
+            + words.position(finding, scene),
+            12.5,
+            color=MUTED,
+        )
+        y += THUMBNAIL + 14
+    more = len(detection.findings) - STRIP
+    if more > 0:
+        canvas.text(left, y, f"and {more} more with lower peaks", 13, color=MUTED)
+
+
+def _draw_footer(canvas: _Canvas, detection: DetectionLike, scene: Scene, column: int) -> None:
+    import numpy as np
+
+    y = canvas.height - FOOTER + 16
+    x, width = MARGIN + column + GAP + 20, column - 40
+    bar = np.repeat(inferno()[np.linspace(0, 255, width).astype(int)][None], 10, axis=0)
+    mark = round(width * min(detection.threshold / scene.map_maximum, 1.0))
+    bar[:, max(0, mark - 1) : mark + 1] = OUTLINE
+    canvas.picture(bar, x, y)
+    canvas.text(x, y + 14, "0", 11, color=MUTED)
+    top = words.score(scene.map_maximum)
+    canvas.text(x + width, y + 14, top, 11, color=MUTED, ha="right")
+    label = f"threshold {words.score(detection.threshold)}"
+    canvas.text(x + mark, y + 14, label, 11, color=ACCENT, ha="center")
+    note = f"{words.convention(scene)}  {words.DISCLAIMER}"
+    canvas.text(MARGIN, canvas.height - 18, note, 12, color=MUTED, va="bottom")
+    model = f"{detection.model.name} {detection.model.version}"
+    right = canvas.width - MARGIN
+    canvas.text(right, canvas.height - 18, model, 12, color=MUTED, va="bottom", ha="right")

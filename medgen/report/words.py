@@ -1,0 +1,159 @@
+"""The sentences of a report: plain words for numbers, and a paragraph to cite."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import PurePath
+from typing import Any
+
+from medgen.report.scene import DetectionLike, FindingLike, Scene
+
+DISCLAIMER = "Not a medical device. Research use only."
+RADIOLOGICAL = "Radiological convention: the patient's left is on the right of the picture."
+
+
+def scan_name(detection: DetectionLike) -> str:
+    """A name for the heading: the file's own name, never its folders.
+
+    DICOM files and folders are often named after the patient, so they are only counted.
+    """
+    provenance = detection.volume.provenance
+    if provenance.format == "dicom":
+        return f"DICOM {provenance.modality or ''} series".replace("  ", " ")
+    if not provenance.sources:
+        return "scan in memory"
+    return PurePath(provenance.sources[0]).name
+
+
+def verdict(p_value: float | None) -> str:
+    """How unusual the scan score is, in a few words."""
+    if p_value is None:
+        return "Not calibrated"
+    if p_value <= 0.05:
+        return "Unusual"
+    return "Somewhat unusual" if p_value <= 0.2 else "Within the usual range"
+
+
+def score_meaning(p_value: float | None) -> str:
+    """What the scan score says, as a natural frequency."""
+    if p_value is None:
+        return (
+            "This model was not calibrated on healthy scans, so the score has no scale of its "
+            "own: compare it only with scores of the same model."
+        )
+    if p_value < 0.1:
+        how_many = f"About 1 in {float(f'{1 / p_value:.2g}'):.0f} healthy scans scores"
+    else:
+        how_many = f"About {round(100 * p_value)} in 100 healthy scans score"
+    meaning = f"{how_many} this high or higher."
+    if p_value > 0.2:
+        meaning += " A usual score does not rule out disease."
+    return meaning
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with a few significant digits and no exponent for everyday sizes."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+        return text if "e" not in text else f"{value:.{digits + 2}f}"
+    return f"{value:.1e}"
+
+
+def score(value: float) -> str:
+    """An anomaly score: two decimals where that says something."""
+    return f"{value:.2f}" if 0.01 <= abs(value) < 100 else number(value)
+
+
+def threshold(detection: DetectionLike) -> str:
+    """The threshold and what it promises."""
+    meaning = detection.threshold_meaning.strip().rstrip(".")
+    return f"Threshold {score(detection.threshold)}" + (f": {meaning}." if meaning else ".")
+
+
+def size(finding: FindingLike, detection: DetectionLike, scene: Scene) -> str:
+    """Volume (or, in a picture, area) of a finding with its unit."""
+    geometry = detection.volume.geometry
+    if not scene.anatomical:
+        return f"{round(finding.volume_mm3 / geometry.voxel_volume_mm3)} px"
+    if geometry.spatial_dims == 2:
+        x, y = geometry.spacing_mm
+        return f"{number(finding.volume_mm3 / geometry.voxel_volume_mm3 * x * y)} mm²"
+    if finding.volume_mm3 < 100:
+        return f"{number(finding.volume_mm3)} mm³"
+    return f"{finding.volume_mm3 / 1000:.1f} ml"
+
+
+def position(finding: FindingLike, scene: Scene) -> str:
+    """Where a finding is: patient directions in mm from the scanner's origin, or pixels."""
+    if not scene.anatomical:
+        return " · ".join(
+            f"{name} {round(v)}" for name, v in zip("xy", finding.centroid_voxel, strict=False)
+        )
+    parts = []
+    for letters, value in zip(("LR", "PA", "IS"), finding.centroid_mm, strict=False):
+        parts.append(f"{letters[int(value >= 0)]} {abs(round(value))}")
+    return " · ".join(parts) + " mm"
+
+
+def findings_sentence(count: int) -> str:
+    """How many findings there are."""
+    if count == 0:
+        return "No finding above the threshold"
+    return f"{count} finding{'s' if count > 1 else ''} above the threshold"
+
+
+def convention(scene: Scene) -> str:
+    """How left and right are shown."""
+    if not scene.anatomical:
+        return "Shown as stored; a picture file does not say where the patient's left is."
+    return RADIOLOGICAL
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the result, found without importing any of it."""
+    found = {"Python": platform.python_version()}
+    for name in ("medgen", "torch", "monai", "numpy", "scipy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def methods_paragraph(detection: DetectionLike) -> str:
+    """A methods paragraph to paste into a paper."""
+    model, geometry = detection.model, detection.volume.geometry
+    grid = " × ".join(str(n) for n in geometry.shape)
+    spacing = " × ".join(f"{mm:.3g}" for mm in geometry.spacing_mm)
+    sentences = [
+        f"Anomalies were detected with medgen {versions().get('medgen', '')}".rstrip()
+        + f" and its model {model.name} (version {model.version}, method {model.method}, "
+        f"sha256 {detection.model_sha256[:12]})",
+        _training_sentence(model.training_data),
+        f"The scan had {grid} voxels of {spacing} mm",
+        *(note.rstrip(".").strip() for note in detection.notes),
+        f"Voxels with an anomaly score above {score(detection.threshold)}"
+        + (f" ({detection.threshold_meaning.rstrip('.')})" if detection.threshold_meaning else "")
+        + " were grouped into connected findings",
+        f"There were {len(detection.findings)}; the scan score was {score(detection.score)}"
+        + _p_value_clause(detection.p_value),
+    ]
+    return " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences if s)
+
+
+def _p_value_clause(p_value: float | None) -> str:
+    if p_value is None:
+        return " (not calibrated)"
+    return f" (conformal p-value against held-out healthy scans {number(p_value)})"
+
+
+def _training_sentence(training_data: Sequence[Any]) -> str:
+    names = [training_set(entry) for entry in training_data]
+    return f"The model was trained on {' and '.join(names)}" if names else ""
+
+
+def training_set(entry: Any) -> str:
+    """One training data set: its name, number of cases and licence."""
+    return f"{entry.name} ({entry.cases} cases, {entry.licence})"
