@@ -450,6 +450,8 @@ class LabelMapSource(AnatomySource):
         InputError: If label maps are missing.
     """
 
+    Config = AnatomyConfig
+
     def __init__(self, config: AnatomyConfig) -> None:
         both = sorted(set(config.subjects) & set(config.validation_subjects))
         if both:
@@ -466,3 +468,25 @@ class LabelMapSource(AnatomySource):
         training = read_label_maps(config.folder, names, config.spacing_mm)
         validation = read_label_maps(config.folder, held_out, config.spacing_mm) if held_out else []
         super().__init__(config, training, validation)
+
+
+class PhantomConfig(AnatomyConfig):
+    """Settings of the generator over synthetic heads; needs no data."""
+
+    heads: int = Field(4, ge=1, description="how many phantoms to train on")
+    shape: tuple[int, int, int] = Field((56, 64, 56), description="voxels of a phantom")
+
+
+class PhantomSource(AnatomySource):
+    """Training data from :mod:`medgen.phantoms`: for tests, examples and first tries."""
+
+    Config = PhantomConfig
+
+    def __init__(self, config: PhantomConfig) -> None:
+        from medgen.phantoms import brain
+
+        heads = [
+            brain(config.shape, spacing_mm=config.spacing_mm, seed=seed, skull=True).labels
+            for seed in range(config.heads + 1)
+        ]
+        super().__init__(config, heads[:-1], heads[-1:])
