@@ -1,0 +1,362 @@
+"""How good is an anomaly map? Each metric with its definition, exact at every threshold.
+
+Voxel metrics treat the voxels of the mask as one list; the rule is always ``score >= threshold``
+and equal scores enter together, so no result depends on the order of voxels. A metric that is
+undefined (no abnormal voxel, or nothing else) is an error, never a silent 0 or 1.
+
+Lesion metrics count connected regions (26 neighbours in 3-D, 8 in 2-D). A lesion is detected if a
+finding touches it; a finding is false if it touches no lesion. A finding that covers the whole
+brain would detect everything, so false volume belongs beside every sensitivity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medgen.errors import InputError
+from medgen.scoring.findings import large_components
+from medgen.scoring.maps import as_mask
+from medgen.scoring.sweep import Sweep, sweep
+
+# Lesion volumes (mm3) that part small, middle and large in multiple sclerosis studies.
+SIZE_EDGES_MM3 = (100.0, 1000.0)
+
+
+class AveragePrecision(NamedTuple):
+    """Area under the precision-recall curve, and what a random map would reach."""
+
+    value: float
+    prevalence: float
+
+
+class BestDice(NamedTuple):
+    """Highest Dice over all thresholds: optimistic, as the truth chose the threshold."""
+
+    value: float
+    threshold: float
+
+
+class PrecisionRecall(NamedTuple):
+    """Precision and recall ``(K,)`` at each distinct score, from the highest threshold down."""
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    thresholds: NDArray[Any]
+
+
+class FalsePositives(NamedTuple):
+    """Findings that touch no lesion, and their volume."""
+
+    findings: int
+    volume_mm3: float
+
+
+class Interval(NamedTuple):
+    """A statistic and its bootstrap percentile interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def _counts(
+    scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+    """True and false positives at each distinct score, from the highest down, and the scores."""
+    values, abnormal = _inside(scores, truth, mask)
+    if not abnormal.any():
+        msg = "the truth holds no abnormal voxel inside the mask: this metric is undefined"
+        raise InputError(msg, "Leave healthy scans out, or count false positives on them.")
+    order = np.argsort(values, kind="stable")[::-1]
+    values, abnormal = values[order], abnormal[order]
+    last = np.append(np.flatnonzero(values[1:] != values[:-1]), values.size - 1)
+    true = np.cumsum(abnormal, dtype=np.int64)[last]
+    return true, last + 1 - true, values[last]
+
+
+def _inside(
+    scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Scores and truth as two lists of the mask's voxels."""
+    values = np.asarray(scores)
+    abnormal = as_mask(truth, values.shape)
+    inside = np.ones(values.shape, bool) if mask is None else as_mask(mask, values.shape)
+    values = values[inside]
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        msg = "the scores hold NaN inside the mask"
+        raise InputError(msg)
+    return values, abnormal[inside]
+
+
+def precision_recall(
+    scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
+) -> PrecisionRecall:
+    """Precision and recall at every distinct score.
+
+    Args:
+        scores: Higher is more abnormal, any shape.
+        truth: True where abnormal, same shape.
+        mask: Which voxels count; all if none is given.
+
+    Raises:
+        InputError: If no voxel is abnormal, shapes differ, or a score is NaN.
+    """
+    true, false, thresholds = _counts(scores, truth, mask)
+    return PrecisionRecall(true / (true + false), true / true[-1], thresholds)
+
+
+def average_precision(
+    scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
+) -> AveragePrecision:
+    """AUPRC as average precision: the sum over thresholds of (gain in recall) x precision.
+
+    Arguments and errors as for :func:`precision_recall`. A map of noise scores the prevalence
+    (the share of abnormal voxels), which is returned with it.
+    """
+    true, false, _ = _counts(scores, truth, mask)
+    gain = np.diff(true, prepend=0) / true[-1]
+    value = float(np.sum(gain * true / (true + false)))
+    return AveragePrecision(value, float(true[-1] / (true[-1] + false[-1])))
+
+
+def auroc(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Chance that an abnormal voxel (or scan) outscores a normal one, a tie counting one half.
+
+    Arguments and errors as for :func:`precision_recall`; also undefined if nothing is normal.
+    """
+    true, false, _ = _counts(scores, truth, mask)
+    if not false[-1]:
+        msg = "the truth holds no normal voxel inside the mask: the AUROC is undefined"
+        raise InputError(msg)
+    higher = np.concatenate([[0], true[:-1]])
+    pairs = np.sum(np.diff(false, prepend=0) * (higher + true) / 2)
+    return float(pairs / (true[-1] * false[-1]))
+
+
+def dice(prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Twice the overlap over the sum of both volumes; 1 if both are empty (nothing to find, nothing
+    found).
+
+    Args:
+        prediction: True where a finding is, such as ``scores >= threshold``.
+        truth: True where abnormal, same shape.
+        mask: Which voxels count; all if none is given.
+    """
+    found, abnormal = _inside(np.asarray(prediction).astype(bool), truth, mask)
+    total = int(found.sum()) + int(abnormal.sum())
+    return 2 * int((found & abnormal).sum()) / total if total else 1.0
+
+
+def best_dice(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> BestDice:
+    """Highest Dice over all thresholds and the (highest) threshold that reaches it.
+
+    The truth picks the threshold, so this is an upper bound for any real use: label it as such.
+    Arguments and errors as for :func:`precision_recall`.
+    """
+    true, false, thresholds = _counts(scores, truth, mask)
+    values = 2 * true / (true + false + true[-1])
+    best = int(values.argmax())
+    return BestDice(float(values[best]), float(thresholds[best]))
+
+
+def false_positives(
+    prediction: ArrayLike,
+    truth: ArrayLike | None,
+    voxel_volume_mm3: float,
+    minimum_volume_mm3: float = 0.0,
+) -> FalsePositives:
+    """Connected findings that touch no lesion: their number and volume.
+
+    Args:
+        prediction: Findings, ``(X, Y[, Z])``.
+        truth: Lesions, same shape; none on a healthy scan.
+        voxel_volume_mm3: Volume of one voxel.
+        minimum_volume_mm3: Smaller regions are no findings.
+    """
+    found = np.asarray(prediction).astype(bool)
+    labels, count = large_components(found, minimum_volume_mm3 / voxel_volume_mm3)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    if truth is not None:
+        sizes[np.unique(labels[as_mask(truth, found.shape)])] = 0
+    return FalsePositives(int((sizes > 0).sum()), float(sizes.sum() * voxel_volume_mm3))
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredScan:
+    """A map with its truth: ``scores``, ``truth`` and ``mask`` ``(X, Y[, Z])``."""
+
+    scores: ArrayLike
+    truth: ArrayLike
+    mask: ArrayLike
+    voxel_volume_mm3: float
+
+
+@dataclass(frozen=True, eq=False)
+class Froc:
+    """Free-response curve: how many lesions are found for how many false findings.
+
+    Attributes:
+        thresholds: From high to low, ``(K,)``.
+        false_positives_per_scan: Mean number of false findings at each of them, ``(K,)``.
+        detected_at: For each lesion, the highest threshold at which it is detected (minus
+            infinity: below the curve's end), ``(L,)``.
+        lesion_volumes_mm3: Volume of each lesion, ``(L,)``.
+    """
+
+    thresholds: NDArray[np.float64]
+    false_positives_per_scan: NDArray[np.float64]
+    detected_at: NDArray[np.float64]
+    lesion_volumes_mm3: NDArray[np.float64]
+
+    @property
+    def sensitivity(self) -> NDArray[np.float64]:
+        """Share of lesions detected at each threshold, ``(K,)``."""
+        detected = np.sort(self.detected_at)
+        return 1 - np.searchsorted(detected, self.thresholds, side="left") / detected.size
+
+    def threshold_at(self, false_positives_per_scan: float) -> float:
+        """The lowest threshold that keeps to this many, it and every higher one (else infinity)."""
+        broken = np.flatnonzero(self.false_positives_per_scan > false_positives_per_scan)
+        allowed = self.thresholds[: broken[0]] if broken.size else self.thresholds
+        return float(allowed[-1]) if allowed.size else float("inf")
+
+    def sensitivity_at(
+        self,
+        false_positives_per_scan: float,
+        volume_range_mm3: tuple[float, float] = (0.0, float("inf")),
+    ) -> float:
+        """Share of the lesions with low <= volume < high that are detected; NaN without any."""
+        low, high = volume_range_mm3
+        chosen = (self.lesion_volumes_mm3 >= low) & (self.lesion_volumes_mm3 < high)
+        if not chosen.any():
+            return float("nan")
+        return float(
+            (self.detected_at[chosen] >= self.threshold_at(false_positives_per_scan)).mean()
+        )
+
+    def by_size(
+        self, false_positives_per_scan: float, edges_mm3: Sequence[float] = SIZE_EDGES_MM3
+    ) -> dict[tuple[float, float], tuple[float, int]]:
+        """Sensitivity and number of lesions in each range of volumes that the edges part."""
+        edges = [0.0, *edges_mm3, float("inf")]
+        strata = {}
+        for low, high in pairwise(edges):
+            volumes = self.lesion_volumes_mm3
+            count = int(((volumes >= low) & (volumes < high)).sum())
+            sensitivity = self.sensitivity_at(false_positives_per_scan, (low, high))
+            strata[low, high] = (sensitivity, count)
+        return strata
+
+
+def froc(
+    scans: Sequence[ScoredScan],
+    *,
+    minimum_volume_mm3: float = 0.0,
+    most_false_positives_per_scan: float = 10.0,
+) -> Froc:
+    """Lesion sensitivity against false findings per scan, exact at every threshold.
+
+    Every connected region of the truth is a lesion, also where it leaves the mask (findings do
+    not, so a lesion wholly outside is missed).
+
+    Args:
+        scans: Maps with their truth, pooled: one threshold for all.
+        minimum_volume_mm3: Smaller findings are dropped before they can detect or be false.
+        most_false_positives_per_scan: The curve ends just beyond this number.
+
+    Raises:
+        InputError: Without scans or without a lesion in any of them.
+    """
+    sweeps: list[Sweep] = []
+    volumes: list[NDArray[np.float64]] = []
+    for scan in scans:
+        shape = np.shape(scan.scores)
+        lesions, count = large_components(as_mask(scan.truth, shape), 1)
+        sizes = np.bincount(lesions.ravel(), minlength=count + 1)[1:]
+        volumes.append(np.asarray(sizes * scan.voxel_volume_mm3, dtype=np.float64))
+        sweeps.append(
+            sweep(
+                scan.scores,
+                scan.mask,
+                minimum_voxels=minimum_volume_mm3 / scan.voxel_volume_mm3,
+                lesions=lesions,
+                most_findings=most_false_positives_per_scan * len(scans),
+            )
+        )
+    if not any(sizes.size for sizes in volumes):
+        msg = f"no lesion in {len(scans)} scans: lesion sensitivity is undefined"
+        raise InputError(msg, "Count false positives on healthy scans instead.")
+    stop = max((s.levels[-1] for s in sweeps if not s.complete), default=-np.inf)
+    thresholds = np.unique(np.concatenate([s.levels for s in sweeps]))[::-1]
+    thresholds = thresholds[thresholds >= stop]
+    return Froc(
+        thresholds=thresholds,
+        false_positives_per_scan=np.mean([s.at(thresholds)[0] for s in sweeps], axis=0),
+        detected_at=np.concatenate([s.detected_at for s in sweeps]),
+        lesion_volumes_mm3=np.concatenate(volumes),
+    )
+
+
+def lesion_sensitivity(
+    scans: Sequence[ScoredScan],
+    false_positives_per_scan: float,
+    *,
+    minimum_volume_mm3: float = 0.0,
+) -> float:
+    """Share of lesions detected at the lowest threshold with at most this many false findings per
+    scan, there and at every higher threshold. Arguments and errors as for :func:`froc`.
+    """
+    curve = froc(
+        scans,
+        minimum_volume_mm3=minimum_volume_mm3,
+        most_false_positives_per_scan=false_positives_per_scan,
+    )
+    return curve.sensitivity_at(false_positives_per_scan)
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    *,
+    subjects: Sequence[Any] | None = None,
+    statistic: Callable[[NDArray[Any]], float] = np.mean,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of a statistic, drawing whole subjects with replacement.
+
+    Args:
+        values: One row per measurement, ``(N, ...)``.
+        subjects: Who each row belongs to ``(N,)``; rows of one subject stay together. Every row is
+            its own subject if none is given.
+        statistic: From rows ``(M, ...)`` to a number.
+        confidence: Share of resamples inside the interval.
+        resamples: How many are drawn.
+        seed: Same seed, same interval.
+
+    Raises:
+        InputError: With fewer than two subjects: nothing can be said about others.
+    """
+    rows = np.asarray(values)
+    names = np.arange(len(rows)) if subjects is None else np.asarray(subjects)
+    if len(names) != len(rows):
+        msg = f"every row needs a subject: {len(rows)} rows, {len(names)} subjects"
+        raise InputError(msg)
+    _, owner = np.unique(names, return_inverse=True)
+    groups = [np.flatnonzero(owner == number) for number in range(owner.max(initial=-1) + 1)]
+    if len(groups) < 2:
+        msg = f"a bootstrap interval needs at least two subjects, got {len(groups)}"
+        raise InputError(msg)
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(len(groups), size=(resamples, len(groups)))
+    estimates = [statistic(rows[np.concatenate([groups[i] for i in draw])]) for draw in drawn]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(estimates, [tail, 1 - tail])
+    return Interval(float(statistic(rows)), float(low), float(high))
