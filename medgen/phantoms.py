@@ -130,7 +130,7 @@ def brain(
         image[~in_brain] = 0
 
     full = tuple(int(n) for n in shape)
-    provenance = Provenance(sources=(f"phantom {seed}",), modality="MR")
+    provenance = Provenance(modality="MR", details={"synthetic": f"phantom, seed {seed}"})
     return Phantom(
         image=Volume.from_array(image.reshape(full), affine, provenance),
         labels=labels.reshape(full),
