@@ -1,0 +1,188 @@
+"""The only room that knows file formats: NIfTI, DICOM and plain pictures in, NIfTI out.
+
+Examples:
+    >>> volume = medgen.io.read("scan.nii.gz")
+    >>> medgen.io.write_nifti("map.nii.gz", array, volume.geometry, like=volume, kind="map")
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from medgen.errors import InputError
+from medgen.io.files import atomic_folder, atomic_path, refuse_existing
+from medgen.volume import Geometry, Volume
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = [
+    "atomic_folder", "atomic_path", "describe", "read", "refuse_existing", "write_dicom_series",
+    "write_nifti",
+]  # fmt: skip
+
+_FORMATS = "NIfTI (.nii, .nii.gz), DICOM (a file, a folder or a .zip), PNG, JPEG or TIFF"
+
+
+def read(
+    path: str | os.PathLike[str],
+    *,
+    frame: int | None = None,
+    series: str | None = None,
+    allow_constant: bool = False,
+) -> Volume:
+    """Read one image, whatever its format; the content decides, not the name.
+
+    Args:
+        path: A file, or a folder of DICOM files.
+        frame: Which volume of a 4-D image (or page of a TIFF), counted from 0.
+        series: Which DICOM series: its number or UID. Needed only if there are several.
+        allow_constant: Whether an image of one value only is fine, as for a mask.
+
+    Returns:
+        The voxels ``(C, X, Y, Z)`` or, for a single slice or picture, ``(C, X, Y)``.
+
+    Raises:
+        InputError: The file is missing, damaged, of another format, ambiguous, or without contrast.
+        GeometryError: Where the voxels are is not known.
+    """
+    path = _existing(path)
+    kind = _kind(path)
+    if series is not None and kind != "dicom":
+        raise InputError(f"--series chooses in DICOM, but {path} is not DICOM", "Leave it out.")
+    if kind == "nifti":
+        from medgen.io.nifti import read_nifti
+
+        return read_nifti(path, frame=frame, allow_constant=allow_constant)
+    if kind == "raster":
+        from medgen.io.raster import read_raster
+
+        return read_raster(path, frame=frame, allow_constant=allow_constant)
+    from medgen.io.dicom import read_dicom
+
+    return read_dicom(path, frame=frame, series=series, allow_constant=allow_constant)
+
+
+def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """What is in a file or DICOM folder, from headers alone.
+
+    Args:
+        path: As for :func:`read`.
+
+    Returns:
+        One plain dictionary per image (DICOM: per series): ``path``; ``kind`` (``nifti``,
+        ``dicom``, ``png``, ``jpeg``, ``tiff``); ``modality`` or None; ``shape`` in space;
+        ``channels``; ``frames``; ``dtype`` as stored; ``spacing_mm`` and ``orientation`` (such as
+        ``RAS``), or None if unknown; ``series_number``, ``series_uid`` and ``transfer_syntax``, or
+        None outside DICOM;
+        ``problems``: what would stop :func:`read`, or is worth knowing, as sentences.
+
+    Raises:
+        InputError: The path is missing, or nothing in it can be described.
+    """
+    path = _existing(path)
+    kind = _kind(path)
+    if kind == "nifti":
+        from medgen.io.nifti import describe_nifti
+
+        return [describe_nifti(path)]
+    if kind == "raster":
+        from medgen.io.raster import describe_raster
+
+        return [describe_raster(path)]
+    from medgen.io.dicom import describe_dicom
+
+    return describe_dicom(path)
+
+
+def write_nifti(
+    path: str | os.PathLike[str],
+    array: ArrayLike,
+    geometry: Geometry,
+    *,
+    like: Volume | None = None,
+    kind: Literal["image", "map", "label"] = "image",
+    overwrite: bool = False,
+) -> Path:
+    """Write an array on a grid; see :func:`medgen.io.nifti.write_nifti`."""
+    from medgen.io import nifti
+
+    return nifti.write_nifti(path, array, geometry, like=like, kind=kind, overwrite=overwrite)
+
+
+def write_dicom_series(
+    folder: str | os.PathLike[str], volume: Volume, **options: Any
+) -> list[Path]:
+    """Write synthetic slices as DICOM; see :func:`medgen.io.dicom_series.write_dicom_series`."""
+    from medgen.io import dicom_series
+
+    return dicom_series.write_dicom_series(folder, volume, **options)
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    """The path, which is there, readable, and not empty."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return path
+        if not path.exists():
+            raise InputError(f"there is no file or folder {path}", "Check the path.")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty (0 bytes)", "Copy or download it again.")
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "Check the path.") from error
+
+
+def _kind(path: Path) -> Literal["nifti", "raster", "dicom"]:
+    """Which room reads it."""
+    from medgen.io.nifti import is_nifti
+    from medgen.io.raster import raster_format
+
+    if path.is_dir():
+        return "dicom"
+    with path.open("rb") as file:
+        start = file.read(540)
+    if raster_format(start):
+        return "raster"
+    # A DICOM file without its preamble starts with a tag of group 2 or 8.
+    bare = path.suffix.lower() in (".dcm", ".ima") or start[:2] in (b"\x02\0", b"\x08\0")
+    if start[128:132] == b"DICM" or start[:4] == b"PK\x03\x04":
+        return "dicom"
+    zipped = start[:2] == b"\x1f\x8b"
+    if is_nifti(_unzipped_start(path) if zipped else start):
+        return "nifti"
+    if bare:
+        return "dicom"
+    named = path.name.lower()
+    if named.endswith((".nii", ".nii.gz")):
+        raise InputError(
+            f"{path} is named like NIfTI, but holds {_looks_like(start, zipped)}",
+            "Copy, download or convert it again.",
+        )
+    raise InputError(
+        f"{path} is not an image that can be read; expected {_FORMATS}",
+        "Convert it to NIfTI first.",
+    )
+
+
+def _unzipped_start(path: Path) -> bytes:
+    try:
+        with gzip.open(path) as stream:
+            return stream.read(540)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _looks_like(start: bytes, zipped: bool) -> str:
+    if zipped:
+        return "gzipped data without a NIfTI header"
+    if start.lstrip()[:1] == b"<":
+        return "a web page or XML (a failed download?)"
+    printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)
+    return "text" if printable > 0.95 * len(start) else "something else"

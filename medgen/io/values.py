@@ -1,0 +1,44 @@
+"""What every reader refuses: voxels that carry no information."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medgen.errors import InputError
+
+
+def refuse_unusable(voxels: NDArray[Any], path: Path, *, allow_constant: bool = False) -> None:
+    """Raise if voxels are not finite, or all the same.
+
+    Args:
+        voxels: Array of any shape.
+        path: Named in the error.
+        allow_constant: True for masks, where "nothing marked" is an answer.
+
+    Raises:
+        InputError: Says how many voxels are NaN or infinite, or which value fills the image.
+    """
+    if voxels.dtype.kind == "f":
+        # A finite sum means finite voxels; counting is for the rare case.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(voxels.sum(dtype=np.float64))
+        if suspicious:
+            nan = int(np.isnan(voxels).sum())
+            infinite = int(np.isinf(voxels).sum())
+            if nan or infinite:
+                raise InputError(
+                    f"{path} holds {nan} NaN and {infinite} infinite of {voxels.size} voxels; "
+                    "every voxel must be a number",
+                    "Replace them (for example by 0 outside the body) and try again.",
+                )
+    if not allow_constant and voxels.size and voxels.min() == voxels.max():
+        value = voxels.flat[0]
+        raise InputError(
+            f"{path} is {'empty' if value == 0 else 'constant'}: every voxel is {value}; "
+            "an image needs contrast",
+            "Check that this is the right file and that it was exported completely.",
+        )
