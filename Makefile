@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo picture test test-fast check format lint types bench sample-data constraints clean
+.PHONY: help setup demo picture test test-fast check format lint types bench docs sample-data \
+	constraints clean
 
 help:
 	@echo "setup        make $(VENV) and install medgen into it"
@@ -16,6 +17,7 @@ help:
 	@echo "check        what continuous integration runs: format, lint, types, tests"
 	@echo "format       put the code into the agreed form"
 	@echo "bench        run the benchmarks and rewrite their tables"
+	@echo "docs         write the reference of the command line again"
 	@echo "picture      make docs/images/overview.png again"
 	@echo "sample-data  make the files in sample_data again"
 	@echo "constraints  write the installed versions into constraints.txt"
@@ -61,6 +63,9 @@ bench: setup
 	@for script in benchmarks/*.py; do \
 	  echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done
+
+docs: setup
+	$(BIN)/python docs/make_reference.py
 
 sample-data: setup
 	$(BIN)/python sample_data/make_sample_data.py

@@ -1,4 +1,4 @@
-"""Write docs/reference/command-line.md from the commands themselves: `python docs/make_reference.py`.
+"""Write docs/reference/command-line.md from the commands themselves: `make docs`.
 
 The reference can then not say anything that the program does not do; a test compares the two.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -53,3 +54,11 @@ def test_the_page_on_coordinates_computes_what_it_says():
         str(REPOSITORY / "docs/concepts/coordinates.md"), module_relative=False
     )
     assert tried > 5 and failures == 0
+
+
+def test_the_reference_of_the_command_line_is_current():
+    page = (REPOSITORY / "docs/reference/command-line.md").read_text(encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("ref", REPOSITORY / "docs/make_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert page == module.reference(), "run `make docs`"
