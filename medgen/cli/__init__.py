@@ -1,0 +1,109 @@
+"""The command line. Each command is a file that parses, calls one task and prints."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from medgen.cli.check import check
+from medgen.cli.console import Settings, show_error
+from medgen.cli.detect import EPILOG, detect_anomalies
+from medgen.cli.info import info
+from medgen.cli.models import models
+from medgen.cli.phantom import phantom
+from medgen.errors import MedgenError
+
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Commands(TyperGroup):
+    """Turns what goes wrong inside a command into one clear error and an exit code."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; for an unknown one, suggest the nearest."""
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            near = [known for known in self.commands if known.startswith(name[:4])]
+            near = near or difflib.get_close_matches(name, self.commands, n=1, cutoff=0.4)
+            question = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"unknown command {name!r}.{question}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except MedgenError as error:
+            if Settings.debug:
+                raise
+            show_error(error.message, error.hint)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            show_error("interrupted; nothing half-written was left behind")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader of our output (head, less) has seen enough.
+            sys.stderr.close()
+            raise typer.Exit(1) from None
+        except Exception as error:
+            # typer's own ways to leave: usage errors, which it prints, and typer.Exit.
+            if Settings.debug or hasattr(error, "exit_code"):
+                raise
+            show_error(
+                f"unexpected {type(error).__name__}: {error}",
+                "This is a defect in medgen. Run again with --debug and report what it prints.",
+            )
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="medgen",
+    cls=Commands,
+    help=(
+        "Learn what normal looks like in a medical image, and show what is not.\n\n"
+        "Research use only; not a medical device."
+    ),
+    epilog=(
+        "Try it:  [b]medgen phantom -o demo[/]  then  "
+        "[b]medgen detect-anomalies demo/phantom_T1w.nii.gz -o out[/]"
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("detect-anomalies", epilog=EPILOG)(detect_anomalies)
+app.command("check")(check)
+app.add_typer(models, name="models")
+app.command("info")(info)
+app.command("phantom")(phantom)
+
+
+@app.callback()
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        sys.stdout.write(f"medgen {installed('medgen')}\n")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the ``medgen`` program."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        sys.exit(TERMINATED)
+
+    # A batch system's SIGTERM ends the run like an exception, so that drafts are removed.
+    signal.signal(signal.SIGTERM, stop)
+    app(prog_name="medgen")

@@ -1,0 +1,69 @@
+"""Learn what normal looks like in a medical image, and show what is not.
+
+>>> import medgen
+>>> detection = medgen.detect_anomalies("scan.nii.gz")  # doctest: +SKIP
+>>> detection.save("out")  # doctest: +SKIP
+
+Importing medgen loads neither torch nor the file formats; each name below is loaded when used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medgen.errors import GeometryError, InputError, LeakageError, MedgenError, PackageError
+    from medgen.io import read
+    from medgen.package import list_packages, load_package
+    from medgen.tasks.detect import Detection, detect_anomalies
+    from medgen.volume import Geometry, Volume
+
+try:
+    __version__ = version("medgen")
+except PackageNotFoundError:  # run from a source folder that was not installed
+    __version__ = "0+unknown"
+
+# Where each public name lives.
+_HOME = {
+    "Detection": "medgen.tasks.detect",
+    "Geometry": "medgen.volume",
+    "GeometryError": "medgen.errors",
+    "InputError": "medgen.errors",
+    "LeakageError": "medgen.errors",
+    "MedgenError": "medgen.errors",
+    "PackageError": "medgen.errors",
+    "Volume": "medgen.volume",
+    "detect_anomalies": "medgen.tasks.detect",
+    "list_packages": "medgen.package",
+    "load_package": "medgen.package",
+    "read": "medgen.io",
+}
+
+__all__ = [
+    "Detection",
+    "Geometry",
+    "GeometryError",
+    "InputError",
+    "LeakageError",
+    "MedgenError",
+    "PackageError",
+    "Volume",
+    "__version__",
+    "detect_anomalies",
+    "list_packages",
+    "load_package",
+    "read",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        msg = f"module 'medgen' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

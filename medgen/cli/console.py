@@ -1,0 +1,80 @@
+"""Where the command line prints: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+QUIET, NORMAL, VERBOSE = -1, 0, 1
+
+
+class Settings:
+    """How much this run says; set once from the command's options."""
+
+    level = NORMAL
+    debug = False
+
+
+def configure(*, quiet: bool = False, verbose: bool = False, debug: bool = False) -> None:
+    """Set how much to say. ``debug`` implies ``verbose``."""
+    Settings.level = QUIET if quiet else VERBOSE if verbose or debug else NORMAL
+    Settings.debug = debug
+
+
+def stdout() -> Console:
+    """For results."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """For progress, notes and errors."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say(message: RenderableType, *, level: int = NORMAL) -> None:
+    """Print a message on stderr unless this run is quieter than ``level``."""
+    if Settings.level >= level:
+        stderr().print(message)
+
+
+def print_json(values: Any) -> None:
+    """Print a result for another program: plain JSON on stdout, no colours, no wrapping."""
+    sys.stdout.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def show_error(message: str, hint: str | None = None) -> None:
+    """Print an error and what to do next on stderr."""
+    from rich.markup import escape
+
+    console = stderr()
+    console.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+    if hint:
+        console.print(f"[dim]{escape(hint)}[/]", soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr that is fed with (done, total); None when nobody is watching."""
+    if Settings.level < NORMAL or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr(), transient=True) as progress:
+        task = progress.add_task(description, total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,180 @@
+"""``medgen detect-anomalies``: parse, call the task, print what was found and where it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medgen.cli import options
+from medgen.cli.console import VERBOSE, configure, print_json, progress_bar, say, stdout
+
+if TYPE_CHECKING:
+    from medgen.package import ModelPackage
+    from medgen.tasks.detect import Detection
+
+EPILOG = (
+    "**Examples**\n\n"
+    "medgen detect-anomalies sub-01_FLAIR.nii.gz -o out\n\n"
+    "medgen detect-anomalies dicom_folder/ -o out --series 2\n\n"
+    "medgen detect-anomalies bold.nii.gz -o out --frame 0 --model intensity\n\n"
+    "medgen detect-anomalies scan.nii.gz -o out --json -q | jq .scan_score"
+)
+
+
+def detect_anomalies(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="NIfTI, PNG/JPEG/TIFF, DICOM file, folder or zip."),
+    ],
+    output: options.Output,
+    model: options.Model = "brain-mr",
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    frame: options.Frame = None,
+    series: options.Series = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Map value from which a voxel counts, instead of the calibrated one."),
+    ] = None,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(
+            help="Most memory to use in GB. Default: 80 % of what is free, at most 16.",
+            metavar="GB",
+            min=0.0,
+        ),
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Draw overview.png and report.html.")
+    ] = True,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show where a scan departs from normal.
+
+    Writes an anomaly map, a mask and, if the model makes one, the restored scan on the grid of
+    the input; the findings as a table; run.json; and a report to look at. Nothing is written
+    unless all of it succeeds.
+    """
+    configure(quiet=quiet, verbose=verbose, debug=debug)
+    from medgen.devices import check_device_name
+    from medgen.package import load_package
+    from medgen.tasks.detect import detect_anomalies as detect
+    from medgen.tasks.detect_files import findings_summary, output_names, write_files
+    from medgen.tasks.output_folder import output_folder
+
+    check_device_name(device)
+    names = output_names([str(source)], report=report)
+    package = load_package(model)
+    if dry_run:
+        _say_plan(source, output, list(names.values()), package, series, max_memory, json)
+        return
+    with output_folder(output, list(names.values()), overwrite=overwrite) as draft:
+        with progress_bar(f"{package.manifest.name}") as progress:
+            detection = detect(
+                source, package.folder, device=device, seed=seed, max_memory_gb=max_memory,
+                threshold=threshold, frame=frame, series=series, progress=progress,
+            )  # fmt: skip
+        command = _command(package, device, seed, frame, series, threshold, max_memory, report)
+        kinds = write_files(detection, draft, report=report, command=command)
+    paths = {kind: str(output / names[kind]) for kind in kinds}
+    if json:
+        print_json({**findings_summary(detection), "outputs": paths})
+    else:
+        _print_result(detection, output, paths)
+
+
+def _command(package: ModelPackage, *values: object) -> str:
+    """The verb and its options without paths, which may hold a name."""
+    names = ("device", "seed", "frame", "series", "threshold", "max-memory")
+    *others, report = values
+    words = [
+        f"--{name} {value}" for name, value in zip(names, others, strict=True) if value is not None
+    ]
+    words += [] if report else ["--no-report"]
+    return f"detect-anomalies INPUT -o OUT --model {package.manifest.name} " + " ".join(words)
+
+
+def _print_result(detection: Detection, output: Path, paths: dict[str, str]) -> None:
+    """What was found, in a few lines; only the findings table and paths go to stdout."""
+    for fallback in detection.fallbacks:
+        say(f"[yellow]Note:[/] {fallback}")
+    for note in detection.notes:
+        say(f"[dim]{note}[/]", level=VERBOSE)
+    for step, seconds in detection.timings.items():
+        say(f"[dim]{step}: {seconds:.2f} s[/]", level=VERBOSE)
+    console = stdout()
+    usual = (
+        "not calibrated"
+        if detection.p_value is None
+        else f"{detection.p_value:.0%} of healthy scans score this high or higher"
+    )
+    console.print(f"Scan score [b]{detection.score:.3f}[/] ({usual})")
+    if detection.findings:
+        console.print(_table(detection))
+    else:
+        console.print(f"No finding at or above the threshold {detection.threshold:.3g}.")
+    console.print(f"Written to {output}: {len(paths)} files", soft_wrap=True)
+    if "report" in paths:
+        console.print(f"Look at [b]{paths['report']}[/]", soft_wrap=True)
+
+
+def _table(detection: Detection, most: int = 10) -> object:
+    from rich.table import Table
+
+    count = len(detection.findings)
+    more = f", the {most} with the highest peak" if count > most else ""
+    table = Table(title=f"{count} finding{'s' * (count > 1)}{more}", title_justify="left")
+    table.add_column("#", justify="right")
+    for column in ("volume (ml)", "peak", "mean"):
+        table.add_column(column, justify="right")
+    table.add_column("centre (mm, RAS+)")
+    table.add_column("slice")
+    for finding in detection.findings[:most]:
+        table.add_row(
+            str(finding.label),
+            f"{finding.volume_mm3 / 1000:.2f}",
+            f"{finding.peak:.2f}",
+            f"{finding.mean:.2f}",
+            ", ".join(f"{value:.0f}" for value in finding.centroid_mm),
+            ", ".join(str(index) for index in finding.slice_index.values()),
+        )
+    return table
+
+
+def _say_plan(
+    source: Path,
+    output: Path,
+    names: list[str],
+    package: ModelPackage,
+    series: str | None,
+    max_memory: float | None,
+    as_json: bool,
+) -> None:
+    """Check everything that can be checked from headers and say what would happen."""
+    from medgen.tasks.limits import default_memory_gb, plan
+
+    limit = default_memory_gb() if max_memory is None else max_memory
+    facts = plan(source, package.manifest, limit, series)
+    existing = [name for name in names if (output / name).exists()]
+    steps = {
+        "input": facts,
+        "model": f"{package.manifest.name} {package.manifest.version}",
+        "output": str(output),
+        "would_write": names,
+        "would_replace": existing,
+    }
+    if as_json:
+        print_json(steps)
+        return
+    console = stdout()
+    console.print(f"Would read {source} and use model {steps['model']}.", soft_wrap=True)
+    console.print(f"Would write to {output}: {', '.join(names)}", soft_wrap=True)
+    if existing:
+        console.print(f"Exist already (needs --overwrite): {', '.join(existing)}", soft_wrap=True)

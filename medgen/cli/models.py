@@ -1,0 +1,120 @@
+"""``medgen models list|show|verify``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from medgen.cli import options
+from medgen.cli.console import configure, print_json, show_error, stdout
+from medgen.errors import PackageError
+
+models = typer.Typer(
+    help="List, show and verify model packages.",
+    no_args_is_help=True,
+    epilog="Set [b]MEDGEN_MODELS[/] to a folder of packages to add your own.",
+)
+
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="Name or folder of a model package.")]
+
+
+@models.command("list")
+def list_models(json: options.Json = False, debug: options.Debug = False) -> None:
+    """List the models that can be used by name."""
+    configure(debug=debug)
+    from medgen.package import list_packages
+
+    packages = list_packages()
+    if json:
+        print_json(
+            [
+                {"name": name, "folder": str(folder), "error": found.message}
+                if isinstance(found, PackageError)
+                else {"name": name, "folder": str(folder), **found.model_dump(mode="json")}
+                for name, folder, found in packages
+            ]
+        )
+        return
+    from rich.table import Table
+
+    table = Table("name", "version", "task", "method", "what it is for")
+    for name, _, found in packages:
+        if isinstance(found, PackageError):
+            table.add_row(name, "", "", "", f"[red]unusable: {found.message}[/]")
+        else:
+            table.add_row(name, found.version, found.task, found.method, found.summary)
+    stdout().print(table)
+
+
+@models.command()
+def show(name: Name, json: options.Json = False, debug: options.Debug = False) -> None:
+    """Show everything a model says about itself."""
+    configure(debug=debug)
+    from medgen.package import CARD, load_package
+
+    package = load_package(name)
+    manifest = package.manifest
+    if json:
+        values = manifest.model_dump(mode="json")
+        print_json({"folder": str(package.folder), "package_sha256": package.sha256, **values})
+        return
+    from rich.markdown import Markdown
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    rows = {
+        "name": f"{manifest.name} {manifest.version}",
+        "folder": package.folder,
+        "SHA-256": package.sha256,
+        "method": f"{manifest.method} {_settings(manifest.config)}",
+        "preparation": _settings(manifest.preparation),
+        "inference": _settings(manifest.inference),
+        "scoring": _settings(manifest.scoring),
+        "takes": _settings(manifest.contract.model_dump(mode="json")),
+        "threshold": package.calibration.threshold_rule
+        if package.calibration
+        else "not calibrated",
+    }
+    for key, value in rows.items():
+        table.add_row(key, str(value))
+    console = stdout()
+    console.print(table)
+    if CARD in manifest.sha256:
+        console.print(Markdown((package.folder / CARD).read_text(encoding="utf-8")))
+
+
+@models.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default: all by name.")
+    ] = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Check every hash and run each model's golden case again."""
+    configure(debug=debug)
+    from medgen.package import load_package, package_folders, verify_package
+
+    results: list[dict[str, object]] = []
+    for name in names or sorted(package_folders()):
+        try:
+            difference = verify_package(load_package(name))
+        except PackageError as error:
+            results.append({"name": name, "ok": False, "error": error.message})
+            show_error(error.message, error.hint)
+        else:
+            results.append({"name": name, "ok": True, "largest_difference": difference})
+            if not json:
+                text = f"[green]ok[/]  {name}: files unchanged, golden case within {difference:.1g}"
+                stdout().print(text)
+    if json:
+        print_json(results)
+    if not all(result["ok"] for result in results):
+        raise typer.Exit(2)
+
+
+def _settings(values: dict[str, object]) -> str:
+    """Settings in one line, as in YAML."""
+    return ", ".join(f"{key}={value}" for key, value in values.items()) or "all defaults"

@@ -1,0 +1,156 @@
+"""What a model package says about itself: ``medgen.json``, checked strictly and free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from medgen.config import Config
+from medgen.errors import PackageError
+from medgen.run_record import hash_file
+
+FORMAT = 1
+MANIFEST_NAME = "medgen.json"
+# One path component: no separators, no drive letters, no leading dot (so never "..").
+_COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+class Contract(Config):
+    """The scans a model accepts."""
+
+    spatial_dims: tuple[Literal[2, 3], ...] = Field(description="Accepted dimensionalities.")
+    channels: int = Field(default=1, ge=1, description="Channels of the scan; 1 is grey.")
+    modalities: tuple[str, ...] = Field(default=("MR",), description="DICOM modality codes.")
+    body_part: str = Field(default="BRAIN", description="DICOM body part examined.")
+    spacing_mm: float | None = Field(default=None, description="Voxel size the network sees.")
+    value_range: tuple[float, float] = Field(
+        default=(0.0, 1.5), description="Range of the prepared image."
+    )
+
+
+class TrainingData(Config):
+    """One data set the weights were fitted on."""
+
+    name: str
+    licence: str
+    cases: int = Field(ge=0)
+    hashed_ids: tuple[str, ...] = Field(
+        default=(), description="SHA-256 of each subject's identifier, to detect leakage."
+    )
+
+
+class Metric(Config):
+    """One measured quality, with how the data behind it was split."""
+
+    name: str
+    value: float
+    data: str
+    split: str
+    interval: tuple[float, float] | None = None
+
+
+class Manifest(Config):
+    """The contents of ``medgen.json``. Unknown keys are refused.
+
+    ``config``, ``preparation``, ``inference`` and ``scoring`` are kept as plain values here and
+    checked by the classes they belong to when the package is used, so that listing models needs
+    neither torch nor scipy.
+    """
+
+    format: Literal[1] = Field(default=1, description="Version of this file format.")
+    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    task: Literal["detect-anomalies"] = "detect-anomalies"
+    summary: str = Field(default="", description="One line for the table of models.")
+    method: str = Field(description="Name in medgen's registry of methods.")
+    config: dict[str, Any] = Field(default_factory=dict, description="The method's settings.")
+    preparation: dict[str, Any] = Field(default_factory=dict)
+    inference: dict[str, Any] = Field(default_factory=dict)
+    scoring: dict[str, Any] = Field(default_factory=dict)
+    contract: Contract
+    calibration: dict[str, Any] | None = Field(
+        default=None, description="Threshold, its meaning, and what it was calibrated on."
+    )
+    training_data: tuple[TrainingData, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    intended_use: str
+    sha256: dict[str, str] = Field(
+        default_factory=dict, description="Hash of every file beside this one."
+    )
+
+    @field_validator("sha256")
+    @classmethod
+    def _names_stay_inside(cls, hashes: dict[str, str]) -> dict[str, str]:
+        for name, digest in hashes.items():
+            if not all(_COMPONENT.fullmatch(part) for part in name.split("/")):
+                msg = f"file name {name!r} would leave the package folder"
+                raise ValueError(msg)
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                msg = f"{name!r} has no valid SHA-256"
+                raise ValueError(msg)
+        return hashes
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """The checked manifest of a package folder and the SHA-256 of its bytes.
+
+    Raises:
+        PackageError: No manifest, not JSON, a newer format, an unknown key or a wrong value.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        msg = f"{folder} is not a model package: {MANIFEST_NAME} cannot be read ({error.strerror})"
+        raise PackageError(msg, "A package is a folder that `medgen models list` shows.") from error
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        msg = f"{path} is not valid JSON: {error}"
+        raise PackageError(msg, "Copy the package again from where it came.") from error
+    found = values.get("format") if isinstance(values, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        msg = f"{path} has package format {found}; this medgen reads up to format {FORMAT}"
+        raise PackageError(msg, "Upgrade medgen: pip install --upgrade medgen")
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise PackageError(f"{path}: {first_problem(error)}") from error
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def first_problem(error: ValidationError) -> str:
+    """A validation error in one line: where, what was wrong, how many more."""
+    problems = error.errors()
+    where = ".".join(str(part) for part in problems[0]["loc"]) or "value"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where}: {problems[0]['msg']}{more}"
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with its recorded hash.
+
+    Raises:
+        PackageError: A file is missing, differs, or is a link that leads out of the folder.
+    """
+    root = folder.resolve()
+    for name, expected in manifest.sha256.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(root):
+            msg = f"package {manifest.name}: {name} is a link that leads out of {folder}"
+            raise PackageError(msg, "Replace the link by the file itself.")
+        if not path.is_file():
+            msg = f"package {manifest.name}: {name} is missing from {folder}"
+            raise PackageError(msg, "Copy the package again from where it came.")
+        found = hash_file(path)
+        if found != expected:
+            msg = (
+                f"package {manifest.name}: {name} was changed or damaged "
+                f"(SHA-256 {found[:12]}…, the manifest says {expected[:12]}…)"
+            )
+            raise PackageError(msg, "Do not use it; copy the package again from where it came.")

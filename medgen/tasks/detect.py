@@ -1,0 +1,259 @@
+"""Detect anomalies: where, how much and how surely a scan departs from normal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medgen.devices import check_device_name, resolve_device
+from medgen.errors import InputError
+from medgen.manifest import Manifest
+from medgen.package import ModelPackage, ScanMaps, load_package, run_model
+from medgen.run_record import timed
+from medgen.tasks.limits import check_memory, check_scan, default_memory_gb, plan
+from medgen.volume import Volume
+
+if TYPE_CHECKING:
+    from medgen.scoring import Finding
+
+DEFAULT_MODEL = "brain-mr"
+UNCALIBRATED_THRESHOLD = 0.5
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """What a model found in one scan. All arrays lie on the scan's own grid.
+
+    Attributes:
+        volume: The scan.
+        map: Anomaly map ``(X, Y[, Z])`` float32; larger is more abnormal, 0 outside the brain.
+        mask: Voxels of the findings ``(X, Y[, Z])`` bool.
+        restored: The scan as the model would expect it if healthy, ``(X, Y[, Z])`` float32 in the
+            prepared scale (0 is the darkest, 1 the brightest tissue); None if it restores nothing.
+        brain_mask: Where the model looked ``(X, Y[, Z])`` bool.
+        findings: Connected regions above the threshold, the highest peak first.
+        score: Scan score; larger is more abnormal.
+        p_value: Part of healthy scans that score this high or higher (conformal), 0..1; None if
+            the model was not calibrated.
+        threshold: Map value above which a voxel counts.
+        threshold_meaning: What that value stands for.
+        model: The manifest of the model.
+        model_sha256: Hash that identifies the model and all its files.
+        notes: What was found and done on the way, for people.
+        fallbacks: What could not be done as wished, and what was done instead.
+        timings: Seconds of each step.
+        device: Where the network ran.
+        seed: Seed of the run.
+    """
+
+    volume: Volume
+    map: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    restored: NDArray[np.float32] | None
+    brain_mask: NDArray[np.bool_]
+    findings: list[Finding]
+    score: float
+    p_value: float | None
+    threshold: float
+    threshold_meaning: str
+    model: Manifest
+    model_sha256: str
+    notes: tuple[str, ...]
+    fallbacks: tuple[str, ...]
+    timings: dict[str, float] = field(repr=False)
+    device: str = "cpu"
+    seed: int = 0
+
+    def save(
+        self, folder: str | Path, *, overwrite: bool = False, report: bool = True
+    ) -> dict[str, Path]:
+        """Write maps, findings, ``run.json`` and the report into a folder, all or nothing.
+
+        Args:
+            folder: Made if absent; other files in it are left alone.
+            overwrite: Replace the outputs of an earlier run.
+            report: Also draw ``overview.png`` and ``report.html``.
+
+        Returns:
+            The path of each output by what it is (``map``, ``mask``, ``restored``, ...).
+
+        Raises:
+            InputError: An output exists, or the folder cannot be written.
+        """
+        from medgen.tasks.detect_files import output_names, write_files
+        from medgen.tasks.output_folder import output_folder
+
+        folder = Path(folder)
+        names = output_names(self.volume.provenance.sources, report=report)
+        with output_folder(folder, list(names.values()), overwrite=overwrite) as draft:
+            kinds = write_files(self, draft, report=report)
+        return {kind: folder / names[kind] for kind in kinds}
+
+
+def detect_anomalies(
+    source: str | Path | Volume,
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    max_memory_gb: float | None = None,
+    threshold: float | None = None,
+    frame: int | None = None,
+    series: str | None = None,
+    progress: Progress | None = None,
+) -> Detection:
+    """Find where a scan departs from what a model learned to be normal.
+
+    Args:
+        source: A file, a DICOM folder, or a volume in memory.
+        model: Name or folder of a model package.
+        device: ``auto`` (the first CUDA device, else the CPU), ``cpu``, ``cuda[:N]`` or ``mps``.
+        seed: Seeds torch; prediction draws no random numbers, so results do not depend on it.
+        max_memory_gb: Refuse scans that would need more (default: 80 % of the free memory, at
+            most 16 GB).
+        threshold: Map value above which a voxel counts, instead of the calibrated one.
+        frame: Which image of a 4-D file, from 0.
+        series: Which DICOM series of a folder.
+        progress: Called with (done, total) as the network works through the scan.
+
+    Returns:
+        The detection, on the scan's own grid.
+
+    Raises:
+        InputError: The scan, the model or the device cannot be used; says why and what to do.
+    """
+    check_device_name(device)
+    package = load_package(model)
+    limit = default_memory_gb() if max_memory_gb is None else max_memory_gb
+    timings: dict[str, float] = {}
+    if isinstance(source, Volume):
+        volume = source
+    else:
+        volume = _read(Path(source), package.manifest, limit, frame, series, timings)
+    check_scan(volume, package.manifest)
+    need = check_memory(volume.geometry.shape, volume.voxels.shape[0], limit)
+    with timed(timings, "import"):
+        import torch
+    torch.manual_seed(seed)
+    where = resolve_device(device)
+    result, where, fallbacks = _run(package, volume, where, device, limit - need, progress, timings)
+    with timed(timings, "findings"):
+        return _detection(package, volume, result, threshold, fallbacks, timings, where, seed)
+
+
+def _read(
+    path: Path,
+    manifest: Manifest,
+    limit: float,
+    frame: int | None,
+    series: str | None,
+    timings: dict[str, float],
+) -> Volume:
+    """Read the scan, after a look at its header, while torch is imported on another thread."""
+    from medgen import io
+
+    with timed(timings, "read"):
+        plan(path, manifest, limit, series)
+        with _importing("torch", "monai.data"):
+            return io.read(path, frame=frame, series=series)
+
+
+@contextmanager
+def _importing(*modules: str) -> Iterator[None]:
+    """Import slow libraries beside the block: decompressing leaves the interpreter free for it."""
+
+    def load() -> None:
+        for module in modules:
+            import_module(module)
+
+    with ThreadPoolExecutor(1) as pool:
+        imported = pool.submit(load)
+        yield
+        imported.result()
+
+
+def _run(
+    package: ModelPackage,
+    volume: Volume,
+    device: str,
+    wish: str,
+    limit: float,
+    progress: Progress | None,
+    timings: dict[str, float],
+) -> tuple[ScanMaps, str, tuple[str, ...]]:
+    """Run the model; with ``auto``, a GPU that is too small is replaced by the CPU and noted."""
+    import torch
+
+    def run(where: str) -> ScanMaps:
+        return run_model(
+            package, volume, device=where, max_memory_gb=limit, progress=progress, timings=timings
+        )
+
+    try:
+        return run(device), device, ()
+    except torch.cuda.OutOfMemoryError as error:
+        if wish != "auto":
+            msg = f"{device} has too little free memory for this scan"
+            raise InputError(msg, "Use --device cpu, or free memory on the GPU.") from error
+    # Outside the handler, so that the failed attempt's tensors are gone.
+    torch.cuda.empty_cache()
+    return run("cpu"), "cpu", (f"{device} ran out of memory; the CPU was used instead",)
+
+
+def _detection(
+    package: ModelPackage,
+    volume: Volume,
+    result: ScanMaps,
+    threshold: float | None,
+    fallbacks: tuple[str, ...],
+    timings: dict[str, float],
+    device: str,
+    seed: int,
+) -> Detection:
+    """Look for connected findings and say what the scan score means."""
+    from medgen.scoring import find
+
+    level, meaning = _threshold(package, threshold)
+    mask, findings = find(
+        result.map, volume.geometry, level, result.brain_mask, package.scoring.minimum_volume_mm3
+    )
+    calibration = package.calibration
+    return Detection(
+        volume=volume,
+        map=result.map,
+        mask=mask,
+        restored=result.restored,
+        brain_mask=result.brain_mask,
+        findings=findings,
+        score=result.score,
+        p_value=None if calibration is None else calibration.p_value(result.score),
+        threshold=level,
+        threshold_meaning=meaning,
+        model=package.manifest,
+        model_sha256=package.sha256,
+        notes=(*result.notes, *fallbacks),
+        fallbacks=fallbacks,
+        timings=timings,
+        device=device,
+        seed=seed,
+    )
+
+
+def _threshold(package: ModelPackage, chosen: float | None) -> tuple[float, str]:
+    """The threshold in use and what it stands for."""
+    if chosen is not None:
+        return chosen, "chosen by the user; no error rate is known for it"
+    calibration = package.calibration
+    if calibration is None:
+        return UNCALIBRATED_THRESHOLD, "not calibrated; no error rate is known for it"
+    return calibration.threshold, calibration.threshold_rule
