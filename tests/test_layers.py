@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "medgen"
 ROWS = (
     ("errors", "config"),
     ("volume", "devices", "run_record"),
-    ("io",),
+    ("io", "resampling"),
     ("preparation", "brain", "corruption", "phantoms", "anatomy"),
     ("networks", "losses"),
     ("methods",),
