@@ -11,9 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from medgen.metrics import dice
-
 from medgen.io import read
+from medgen.metrics import dice
 
 # "Found" means: at least this much of the lesion is marked, and marks do not cover the brain.
 LEAST_FRACTION_FOUND = 0.3

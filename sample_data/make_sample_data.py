@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medgen import phantoms
+from medgen.io import write_dicom_series
+from medgen.preparation import resample
+from medgen.volume import Geometry, Volume
 
 SPACING_MM = 1.5
 # Deep white matter of the right frontal lobe, in MNI coordinates (RAS+ mm).
@@ -87,6 +90,26 @@ def write_phantom(folder: Path) -> None:
     )
     save(folder / "phantom_flair.nii.gz", made.image.voxels[0] / 5, made.image.affine)
     save(folder / "phantom_flair_lesion_mask.nii.gz", made.lesion, made.image.affine)
+
+
+def write_dicom(folder: Path) -> None:
+    """A drawn head with its skull as an MR series, slices tilted by 15 degrees."""
+    made = phantoms.brain((96, 112, 88), spacing_mm=2.0, seed=11, contrast="t1", skull=True)
+    tilt = np.deg2rad(15)
+    affine = np.eye(4)
+    # Columns to the left, rows to the back, slices upwards: how scanners store axial slices.
+    affine[:3, 0] = (-2.5, 0, 0)
+    affine[:3, 1] = -2.5 * np.array([0, np.cos(tilt), np.sin(tilt)])
+    affine[:3, 2] = 4.5 * np.array([0, -np.sin(tilt), np.cos(tilt)])
+    shape = (64, 80, 30)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    grid = Geometry(shape, affine)
+    values = np.rint(resample(made.image.voxels[0], made.image.geometry, grid)).astype(np.uint16)
+    series = Volume(values[None], grid, made.image.provenance)
+    write_dicom_series(
+        folder / "dicom_t1", series, seed="medgen sample data", description="T1 phantom",
+        overwrite=True,
+    )  # fmt: skip
 
 
 def save(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64]) -> None:
