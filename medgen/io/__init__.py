@@ -111,7 +111,7 @@ def write_nifti(
     """Write an array on a grid; see :func:`medgen.io.nifti.write_nifti`."""
     from medgen.io import nifti
 
-    return nifti.write_nifti(path, array, geometry, like=like, kind=kind, overwrite=overwrite)
+    return nifti.write_nifti(Path(path), array, geometry, like=like, kind=kind, overwrite=overwrite)
 
 
 def write_dicom_series(
@@ -148,16 +148,16 @@ def _kind(path: Path) -> Literal["nifti", "raster", "dicom"]:
         return "dicom"
     with path.open("rb") as file:
         start = file.read(540)
-    if raster_format(start):
-        return "raster"
-    # A DICOM file without its preamble starts with a tag of group 2 or 8.
-    bare = path.suffix.lower() in (".dcm", ".ima") or start[:2] in (b"\x02\0", b"\x08\0")
+    # DICOM comes first: its free first 128 bytes may pose as a TIFF.
     if start[128:132] == b"DICM" or start[:4] == b"PK\x03\x04":
         return "dicom"
+    if raster_format(start):
+        return "raster"
     zipped = start[:2] == b"\x1f\x8b"
     if is_nifti(_unzipped_start(path) if zipped else start):
         return "nifti"
-    if bare:
+    # A DICOM file without its preamble starts with a tag of group 2 or 8.
+    if path.suffix.lower() in (".dcm", ".ima") or start[:2] in (b"\x02\0", b"\x08\0"):
         return "dicom"
     named = path.name.lower()
     if named.endswith((".nii", ".nii.gz")):

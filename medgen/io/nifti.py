@@ -11,8 +11,9 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import IOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal, cast
 
 import nibabel as nib
 import numpy as np
@@ -199,13 +200,13 @@ def _sizes(image: Any, path: Path) -> _Sizes:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, BinaryIO]]:
+def _opened(path: Path) -> Iterator[tuple[Any, IOBase]]:
     """The image (voxels not yet read) and its stream; damage becomes an InputError."""
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if zipped else raw
+            stream = cast(IOBase, gzip.GzipFile(fileobj=raw) if zipped else raw)
             start = stream.read(540)
             if not is_nifti(start):
                 raise InputError(f"{path} is not a NIfTI file")
