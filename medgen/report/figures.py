@@ -14,6 +14,7 @@ from medgen.report.picture import (
     inferno,
     map_picture,
     outlined,
+    picture_size,
     scan_picture,
     thumbnail,
 )
@@ -74,7 +75,7 @@ def overview(detection: DetectionLike, path: str | Path) -> Path:
 
     scene = build_scene(detection)
     scale = _pixels_per_mm(scene)
-    sizes = [_size(scene, plane, scale) for plane in scene.planes]
+    sizes = [picture_size(scene, plane, scale) for plane in scene.planes]
     column = max(240, *(width for width, _ in sizes))
     rows = sum(height for _, height in sizes) + GAP * (len(sizes) - 1)
     least = 430 + (THUMBNAIL + 14) * min(STRIP, len(detection.findings)) - HEADER - FOOTER
@@ -97,15 +98,6 @@ def _pixels_per_mm(scene: Scene) -> float:
     widest = max(mm[plane.across] for plane in scene.planes)
     tallest = sum(mm[plane.down] for plane in scene.planes)
     return min(COLUMN / widest, ROWS_TOTAL / tallest)
-
-
-def _size(scene: Scene, plane: Plane, scale: float) -> tuple[int, int]:
-    """Width and height of a plane in pixels."""
-    shape, spacing = scene.map.shape, scene.spacing_mm
-    return (
-        max(1, round(shape[plane.across] * spacing[plane.across] * scale)),
-        max(1, round(shape[plane.down] * spacing[plane.down] * scale)),
-    )
 
 
 def _draw_header(canvas: _Canvas, detection: DetectionLike, column: int) -> None:
@@ -162,19 +154,29 @@ def _draw_numbers(
 
     left, top, width, height = box
     shadow = [withStroke(linewidth=2.5, foreground="black")]
-    style = {"weight": "bold", "va": "bottom", "path_effects": shadow}
+    style: dict[str, Any] = {"weight": "bold", "va": "bottom", "path_effects": shadow}
     for finding in detection.findings[:STRIP]:
         first, last = scene.box_corners(finding)
+        rows = slice(first[plane.down], last[plane.down] + 1)
+        columns = slice(first[plane.across], last[plane.across] + 1)
         if first[plane.normal] <= index <= last[plane.normal]:
-            x = left + (last[plane.across] + 1.5) / scene.map.shape[plane.across] * width
-            y = top + first[plane.down] / scene.map.shape[plane.down] * height
+            part = cut(scene.mask, plane, index)[rows, columns]
+            if not part.any():
+                continue
+            # At the right end of the outline's topmost row.
+            row = int(part.any(axis=1).argmax())
+            column = columns.start + int(part[row].nonzero()[0][-1]) + 1.5
+            x = left + column / scene.map.shape[plane.across] * width
+            y = top + (rows.start + row) / scene.map.shape[plane.down] * height
             canvas.text(x, y + 4, str(finding.label), 14, **style)
 
 
-def _draw_letters(canvas: _Canvas, letters: str, x: float, y: float, size: tuple[int, int]) -> None:
+def _draw_letters(
+    canvas: _Canvas, letters: tuple[str, str, str, str], x: float, y: float, size: tuple[int, int]
+) -> None:
     left, right, top, bottom = letters
     width, height = size
-    style = {"size": 12, "weight": "bold", "color": "#d7e0ea"}
+    style: dict[str, Any] = {"size": 12, "weight": "bold", "color": "#d7e0ea"}
     canvas.text(x + 5, y + height / 2, left, ha="left", va="center", **style)
     canvas.text(x + width - 5, y + height / 2, right, ha="right", va="center", **style)
     canvas.text(x + width / 2, y + 3, top, ha="center", va="top", **style)
@@ -203,7 +205,8 @@ def _draw_sidebar(canvas: _Canvas, detection: DetectionLike, scene: Scene, left:
             x,
             y + 38,
             f"peak score {words.score(finding.peak)}, mean {words.score(finding.mean)}\n"
-            + words.position(finding, scene),
+            + f"centre {words.position(finding, scene)}"
+            + (" mm" if scene.anatomical else ""),
             12.5,
             color=MUTED,
         )

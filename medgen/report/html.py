@@ -50,7 +50,7 @@ def write_report(detection: DetectionLike, path: str | Path) -> Path:
     text = environment.get_template("report.html").render(
         page=_page(detection, scene),
         findings=[_finding_row(finding, detection, scene) for finding in detection.findings],
-        provenance=_provenance(detection),
+        provenance=_provenance(detection, scene),
         timings={name: f"{seconds:.2f} s" for name, seconds in detection.timings.items()},
         viewer_data=script_json(_viewer_data(detection, scene)),
     )
@@ -79,7 +79,7 @@ def _page(detection: DetectionLike, scene: Scene) -> dict[str, Any]:
         "findings": words.findings_sentence(len(detection.findings)),
         "threshold": words.threshold(detection),
         "convention": words.convention(scene),
-        "methods": words.methods_paragraph(detection),
+        "methods": words.methods_paragraph(detection, scene),
         "disclaimer": words.DISCLAIMER,
         "planes": scene.planes,
         "anatomical": scene.anatomical,
@@ -100,14 +100,12 @@ def _finding_row(finding: FindingLike, detection: DetectionLike, scene: Scene) -
     }
 
 
-def _provenance(detection: DetectionLike) -> dict[str, str]:
+def _provenance(detection: DetectionLike, scene: Scene) -> dict[str, str]:
     """What was computed, from what, with what."""
-    model, geometry = detection.model, detection.volume.geometry
-    unit = "mm voxels" if geometry.spatial_dims == 3 else "mm pixels"
+    model = detection.model
     facts = {
         "Scan": words.scan_name(detection),
-        "Grid": " × ".join(map(str, geometry.shape))
-        + f" ({' × '.join(f'{mm:.3g}' for mm in geometry.spacing_mm)} {unit})",
+        "Grid": words.grid(detection, scene),
         "Model": f"{model.name} {model.version} ({model.method})",
         "Model hash": f"sha256 {detection.model_sha256}",
         "Training data": "; ".join(map(words.training_set, model.training_data)) or "none",

@@ -46,6 +46,16 @@ def resize(pixels: Pixels, size: tuple[int, int], smooth: bool = True) -> Pixels
     return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, how))
 
 
+def picture_size(scene: Scene, plane: Plane, pixels_per_mm: float) -> tuple[int, int]:
+    """Width and height in pixels at which a plane has its physical proportions."""
+    shape, spacing = scene.map.shape, scene.spacing_mm
+    across, down = (
+        max(1, round(shape[axis] * spacing[axis] * pixels_per_mm))
+        for axis in (plane.across, plane.down)
+    )
+    return across, down
+
+
 def scan_picture(scene: Scene, plane: Plane, index: int, size: tuple[int, int]) -> Pixels:
     """The scan's slice in its grey window ``(height, width, 3)``."""
     pixels = resize(grey(cut(scene.scan, plane, index), *scene.window), size)
@@ -67,9 +77,10 @@ def outlined(picture: Pixels, mask: NDArray[np.bool_], width: int = 2) -> Pixels
     height, across = picture.shape[:2]
     # Twice the size, then halved: the line comes out smooth.
     large = resize(mask.astype(np.uint8) * 255, (across * 2, height * 2), smooth=False)
-    inside = Image.fromarray((large > 127).astype(np.uint8) * 255)
-    ring = np.asarray(inside.filter(ImageFilter.MaxFilter(2 * width + 1)), dtype=np.int16) - inside
-    alpha = resize(ring.astype(np.uint8), (across, height), smooth=False)[..., None] / 255.0
+    inside = large > 127
+    near = Image.fromarray(inside.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(width))
+    ring = ((np.asarray(near) > 0) & ~inside).astype(np.uint8) * 255
+    alpha = resize(ring, (across, height), smooth=False)[..., None] / 255.0
     return np.rint(picture * (1 - alpha) + np.array(OUTLINE) * alpha).astype(np.uint8)
 
 
@@ -91,7 +102,7 @@ def thumbnail(scene: Scene, finding: FindingLike, pixels: int = 96) -> Pixels:
     picture = resize(grey(scan_crop, *scene.window), (pixels, pixels))
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, axis=-1)
-    return outlined(picture, mask_crop.astype(bool), width=max(1, round(pixels / 100)))
+    return outlined(picture, mask_crop.astype(bool), width=2)
 
 
 def _around(centre: float, length: float) -> tuple[int, int]:

@@ -75,13 +75,13 @@ class Plane:
     normal: int
     across: int
     down: int
-    letters: str
+    letters: tuple[str, str, str, str]
 
 
 PLANES = (
-    Plane("axial", 2, 0, 1, "RLAP"),
-    Plane("coronal", 1, 0, 2, "RLSI"),
-    Plane("sagittal", 0, 1, 2, "APSI"),
+    Plane("axial", 2, 0, 1, ("R", "L", "A", "P")),
+    Plane("coronal", 1, 0, 2, ("R", "L", "S", "I")),
+    Plane("sagittal", 0, 1, 2, ("A", "P", "S", "I")),
 )
 
 
@@ -157,7 +157,9 @@ class Scene:
 
 def cut(array: Array, plane: Plane, index: int) -> Array:
     """One slice as picture rows ``(down, across[, 3])``."""
-    return np.take(array, index, axis=plane.normal).swapaxes(0, 1)
+    where: list[Any] = [slice(None)] * 3
+    where[plane.normal] = index
+    return array[tuple(where)].swapaxes(0, 1)
 
 
 def build_scene(detection: DetectionLike, margin_mm: float = 4.0) -> Scene:

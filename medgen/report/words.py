@@ -86,7 +86,7 @@ def size(finding: FindingLike, detection: DetectionLike, scene: Scene) -> str:
 
 
 def position(finding: FindingLike, scene: Scene) -> str:
-    """Where a finding is: patient directions in mm from the scanner's origin, or pixels."""
+    """Where a finding is: patient directions in mm from the scan's origin, or pixels."""
     if not scene.anatomical:
         return " · ".join(
             f"{name} {round(v)}" for name, v in zip("xy", finding.centroid_voxel, strict=False)
@@ -94,7 +94,7 @@ def position(finding: FindingLike, scene: Scene) -> str:
     parts = []
     for letters, value in zip(("LR", "PA", "IS"), finding.centroid_mm, strict=False):
         parts.append(f"{letters[int(value >= 0)]} {abs(round(value))}")
-    return " · ".join(parts) + " mm"
+    return " · ".join(parts)
 
 
 def findings_sentence(count: int) -> str:
@@ -122,23 +122,31 @@ def versions() -> dict[str, str]:
     return found
 
 
-def methods_paragraph(detection: DetectionLike) -> str:
+def grid(detection: DetectionLike, scene: Scene) -> str:
+    """Size of the scan; pixel sizes only where the file knows them."""
+    geometry = detection.volume.geometry
+    unit = "voxels" if geometry.spatial_dims == 3 else "pixels"
+    text = " × ".join(map(str, geometry.shape)) + f" {unit}"
+    if not scene.anatomical:
+        return text
+    return f"{text} of {' × '.join(f'{mm:.3g}' for mm in geometry.spacing_mm)} mm"
+
+
+def methods_paragraph(detection: DetectionLike, scene: Scene) -> str:
     """A methods paragraph to paste into a paper."""
-    model, geometry = detection.model, detection.volume.geometry
-    grid = " × ".join(str(n) for n in geometry.shape)
-    spacing = " × ".join(f"{mm:.3g}" for mm in geometry.spacing_mm)
+    model, count = detection.model, len(detection.findings)
     sentences = [
         f"Anomalies were detected with medgen {versions().get('medgen', '')}".rstrip()
         + f" and its model {model.name} (version {model.version}, method {model.method}, "
         f"sha256 {detection.model_sha256[:12]})",
         _training_sentence(model.training_data),
-        f"The scan had {grid} voxels of {spacing} mm",
+        f"The scan had {grid(detection, scene)}",
         *(note.rstrip(".").strip() for note in detection.notes),
         f"Voxels with an anomaly score above {score(detection.threshold)}"
         + (f" ({detection.threshold_meaning.rstrip('.')})" if detection.threshold_meaning else "")
         + " were grouped into connected findings",
-        f"There were {len(detection.findings)}; the scan score was {score(detection.score)}"
-        + _p_value_clause(detection.p_value),
+        f"{count or 'No'} finding{'' if count == 1 else 's'} resulted",
+        f"The scan score was {score(detection.score)}{_p_value_clause(detection.p_value)}",
     ]
     return " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences if s)
 
