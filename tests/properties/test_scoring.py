@@ -1,4 +1,4 @@
-"""What must hold for every map: orientation, order, scale and thresholds do not change the truth."""
+"""What must hold for every map: orientation, order and scale do not change what is found."""
 
 from __future__ import annotations
 
