@@ -195,6 +195,7 @@ def _draw_sidebar(canvas: _Canvas, detection: DetectionLike, scene: Scene, left:
     threshold = textwrap.fill(words.threshold(detection), 58)
     canvas.text(left, y, threshold, 12, color=MUTED)
     y += 18 + 17 * (threshold.count("\n") + 1)
+    unit = "mm (RAS)" if scene.anatomical else "px"
     for finding in detection.findings[:STRIP]:
         canvas.picture(thumbnail(scene, finding, THUMBNAIL), left, y)
         x = left + THUMBNAIL + 16
@@ -205,8 +206,7 @@ def _draw_sidebar(canvas: _Canvas, detection: DetectionLike, scene: Scene, left:
             x,
             y + 38,
             f"peak score {words.score(finding.peak)}, mean {words.score(finding.mean)}\n"
-            + f"centre {words.position(finding, scene)}"
-            + (" mm" if scene.anatomical else ""),
+            + f"centre {words.position(finding, scene)} {unit}",
             12.5,
             color=MUTED,
         )

@@ -32,8 +32,8 @@ def grey(values: NDArray[Any], low: float, high: float) -> Pixels:
     """Values to 0..255, with `low` black and `high` white."""
     scaled = np.subtract(values, low, dtype=np.float32)
     scaled *= np.float32(255.0 / (high - low))
-    np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
-    np.clip(scaled, 0.0, 255.0, out=scaled)
+    np.fmax(scaled, 0.0, out=scaled)  # unlike maximum, also turns NaN into 0
+    np.fmin(scaled, 255.0, out=scaled)
     scaled += np.float32(0.5)
     return scaled.astype(np.uint8)
 
@@ -102,7 +102,7 @@ def thumbnail(scene: Scene, finding: FindingLike, pixels: int = 96) -> Pixels:
     picture = resize(grey(scan_crop, *scene.window), (pixels, pixels))
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, axis=-1)
-    return outlined(picture, mask_crop.astype(bool), width=2)
+    return outlined(picture, mask_crop.astype(bool), width=3)
 
 
 def _around(centre: float, length: float) -> tuple[int, int]:

@@ -187,7 +187,7 @@ def build_scene(detection: DetectionLike, margin_mm: float = 4.0) -> Scene:
     window = _window(scan, brain)
     margins = [math.ceil(margin_mm / spatial.spacing_mm[axis]) for axis in axes]
     box = _content(scan, brain | mask, window, margins)
-    map_maximum = _map_maximum(score, brain, detection.threshold)
+    map_maximum = _map_maximum(score, brain, mask, detection.threshold)
     start = tuple(
         spatial.shape[axis] - 1 - part.start if flip else part.start
         for axis, flip, part in zip(axes, flipped, box, strict=True)
@@ -295,14 +295,11 @@ def _window(scan: Array, brain: Array) -> tuple[float, float]:
     return float(low), float(high) if high > low else float(low) + 1.0
 
 
-def _map_maximum(score: Array, brain: Array, threshold: float) -> float:
-    """Top of the colour scale: clearly above the threshold and above nearly every voxel."""
+def _map_maximum(score: Array, brain: Array, mask: Array, threshold: float) -> float:
+    """Top of the colour scale: above the threshold, nearly every voxel, and most of a finding."""
     values = score[brain] if brain.any() else score.ravel()
-    if not values.size:
-        return 1.0
-    top = max(float(np.percentile(values, 99.9)), 1.5 * float(threshold))
-    highest = float(values.max())
-    return min(top, highest) if highest > threshold else max(top, 1e-6)
+    top = max(float(np.percentile(values, 99.9)), 1.5 * threshold, 1e-6)
+    return max(top, float(np.percentile(score[mask], 95))) if mask.any() else top
 
 
 def _content(

@@ -86,15 +86,12 @@ def size(finding: FindingLike, detection: DetectionLike, scene: Scene) -> str:
 
 
 def position(finding: FindingLike, scene: Scene) -> str:
-    """Where a finding is: patient directions in mm from the scan's origin, or pixels."""
-    if not scene.anatomical:
-        return " · ".join(
-            f"{name} {round(v)}" for name, v in zip("xy", finding.centroid_voxel, strict=False)
-        )
-    parts = []
-    for letters, value in zip(("LR", "PA", "IS"), finding.centroid_mm, strict=False):
-        parts.append(f"{letters[int(value >= 0)]} {abs(round(value))}")
-    return " · ".join(parts)
+    """Where a finding is: RAS+ mm, or pixels of a picture.
+
+    Signed numbers, not "left" and "right": a scan's origin need not lie in the midline.
+    """
+    numbers = finding.centroid_mm if scene.anatomical else finding.centroid_voxel
+    return ", ".join(f"{round(value)}".replace("-", "−") for value in numbers)
 
 
 def findings_sentence(count: int) -> str:

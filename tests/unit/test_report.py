@@ -124,7 +124,6 @@ def test_hostile_text_stays_text(page: Any) -> None:
     assert [tag for tag, _ in shown.elements].count("script") == 2
     assert not any(name.startswith("on") for _, attributes in shown.elements for name in attributes)
     assert attack in shown.text
-    assert "49" not in shown.text.split("{{")[0][-20:]
     assert html.script_json({"a": "</script><!--"}).count("<") == 0
 
 

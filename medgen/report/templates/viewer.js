@@ -130,11 +130,8 @@
     if (!Number.isNaN(scan)) values.unshift(`scan ${short(scan)}`);
     if (data.anatomical) {
       const [x, y, z] = state.cursor;
-      const directions = data.affine.slice(0, 3).map((row, axis) => {
-        const mm = row[0] * x + row[1] * y + row[2] * z + row[3];
-        return `${["LR", "PA", "IS"][axis][Number(mm >= 0)]} ${Math.abs(mm).toFixed(0)}`;
-      });
-      values.unshift(`${directions.join(" · ")} mm`);
+      const mm = data.affine.slice(0, 3).map((row) => row[0] * x + row[1] * y + row[2] * z + row[3]);
+      values.unshift(`RAS ${mm.map((value) => value.toFixed(0).replace("-", "−")).join(", ")} mm`);
     }
     return values.join("  |  ");
   }
