@@ -54,6 +54,8 @@ PRIORS = {
 }
 # Sign of a lesion's intensity difference; a sequence that is not listed draws either sign.
 LESION_SIGN = {"t1": -1.0, "t2": 1.0, "flair": 1.0}
+# A lesion counts as visible where it changes the image by this part of the intensity range.
+LEAST_VISIBLE = 0.04
 # In-plane and through-plane array axes of a slab (D, H, W) cut from a volume (X, Y, Z).
 PLANES = {"axial": (2, 0, 1), "coronal": (1, 0, 2), "sagittal": (0, 1, 2)}
 
@@ -81,8 +83,8 @@ class AnatomyConfig(Config):
         "random": 0.2,
     }
     healthy_fraction: float = Field(0.15, ge=0, le=1, description="slabs without any lesion")
-    with_skull: float = Field(0.1, ge=0, le=1, description="slabs that keep skull and scalp")
-    faintest_lesion: float = Field(0.15, ge=0, description="least intensity difference drawn")
+    with_skull: float = Field(0.05, ge=0, le=1, description="slabs that keep skull and scalp")
+    faintest_lesion: float = Field(0.2, ge=0, description="least intensity difference drawn")
 
 
 class Subject(NamedTuple):
@@ -160,11 +162,16 @@ def normalise(image: Tensor, mask: Tensor, reference: Tensor | None = None) -> T
     The same rule as :class:`medgen.preparation.Preparation`. ``reference`` gives the percentiles
     if it is not the image itself. Outside the mask the result is 0.
     """
-    inside = (image if reference is None else reference)[mask]
-    inside = inside[:: max(1, len(inside) // 20_000)]
-    low, high = torch.quantile(inside, torch.tensor([0.01, 0.99]))
+    low, high = _percentiles(image if reference is None else reference, mask)
     scaled = (image - low) / (high - low).clamp(min=1e-3)
     return scaled.clamp(0.0, 1.5) * mask
+
+
+def _percentiles(image: Tensor, mask: Tensor) -> Tensor:
+    """The 1st and 99th percentile inside the mask; of a sample, which is enough."""
+    inside = image[mask]
+    inside = inside[:: max(1, len(inside) // 20_000)]
+    return torch.quantile(inside, torch.tensor([0.01, 0.99]))
 
 
 class AnatomySource:
@@ -217,7 +224,7 @@ class AnatomySource:
 
     def _batch(self, subjects: Sequence[Subject], number: int) -> dict[str, Tensor]:
         config = self.config
-        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + number) % 2**63)
+        generator = _generator(config.seed, number)
         per_slab = config.slices_per_slab if config.spatial_dims == 2 else 1
         slabs = [
             self.draw(
@@ -247,20 +254,24 @@ class AnatomySource:
     def draw(self, subject: Subject, generator: Generator) -> dict[str, Tensor]:
         """One slab (D, H, W): ``image`` with lesions, ``healthy`` without, ``anomaly``, ``mask``."""
         config = self.config
-        labels, distance, plane = self._cut(subject, generator)
+        if config.spatial_dims == 3:
+            plane, shape = "sagittal", tuple(config.size)
+            offset = None
+        else:
+            plane = _choose(config.planes, generator)
+            depth = (config.slices_per_slab - 1) * config.slice_stride + config.input_slices
+            shape = (depth, *config.size)
+            offset = 1.9
+        labels, distance = self._cut(subject, plane, shape, offset, generator)
         contrast = _choose(config.contrasts, generator)
         healthy = self._paint(labels, contrast, generator)
-        if chance(generator, config.with_skull):
-            mask = labels > 0
-        else:
-            surface = uniform(generator, -1.0, 1.0) + uniform(generator, 0.0, 4.0)
-            ragged = uniform(generator, 0.0, 1.5) * smooth_noise(tuple(labels.shape), 8, generator)
-            mask = distance < surface + ragged
-        if mask.sum() < 100:  # a slab beside the brain
-            mask = labels >= 0
+        mask = self._strip(labels, distance, config.with_skull, generator)
         damaged, anomaly = self._damage(healthy, labels, contrast, generator)
-        image, healthy = _scan(damaged, healthy, mask, plane, generator)
-        anomaly = (anomaly > 0.5) & mask
+        image, healthy, clean = _scan(damaged, healthy, mask, generator)
+        # What resolution and contrast have made invisible cannot be learnt, only guessed.
+        low, high = _percentiles(image, mask)
+        seen = (clean - healthy).abs() > LEAST_VISIBLE * (high - low)
+        anomaly = (anomaly > 0.5) & seen & mask
         return {
             "image": normalise(image, mask),
             "healthy": normalise(healthy, mask, reference=image),
@@ -268,15 +279,57 @@ class AnatomySource:
             "mask": mask.float(),
         }
 
-    def _cut(self, subject: Subject, generator: Generator) -> tuple[Tensor, Tensor, str]:
-        """Labels and surface distance (mm) on a turned, scaled, bent slab through the subject."""
-        config = self.config
-        if config.spatial_dims == 3:
-            plane, shape = "sagittal", tuple(config.size)
+    def healthy_scan(self, index: int, contrast: str) -> tuple[NDArray[np.float32], Any]:
+        """A whole skull-stripped scan without lesions from a held-out subject.
+
+        Args:
+            index: Number of the scan; scans take the held-out subjects in turn.
+            contrast: ``t1``, ``t2``, ``flair`` or ``random``.
+
+        Returns:
+            The image (X, Y, Z), 0 outside the brain, and its 4x4 voxel-to-RAS+ mm affine.
+
+        Raises:
+            InputError: If no subject was held out.
+        """
+        if not self.validation_subjects:
+            msg = "no subject is held out: set data.validation_subjects"
+            raise InputError(msg)
+        subject = self.validation_subjects[index % len(self.validation_subjects)]
+        generator = _generator(self.config.seed, index, stream=2)
+        shape = tuple(size + 4 for size in subject.labels.shape)
+        labels, distance = self._cut(subject, "sagittal", shape, None, generator)
+        healthy = self._paint(labels, contrast, generator)
+        mask = self._strip(labels, distance, 0.0, generator)
+        image, *_ = _scan(healthy, healthy, mask, generator)
+        affine = np.diag([self.config.spacing_mm] * 3 + [1.0])
+        return (image.clamp(min=1e-3) * mask).numpy(), affine
+
+    @staticmethod
+    def _strip(labels: Tensor, distance: Tensor, with_skull: float, generator: Generator) -> Tensor:
+        """The brain as an imperfect skull strip leaves it, or with some chance the whole head."""
+        if chance(generator, with_skull):
+            mask = labels > 0
         else:
-            plane = _choose(config.planes, generator)
-            depth = (config.slices_per_slab - 1) * config.slice_stride + config.input_slices
-            shape = (depth, *config.size)
+            surface = uniform(generator, -1.0, 1.0) + uniform(generator, 0.0, 4.0)
+            ragged = uniform(generator, 0.0, 1.5) * smooth_noise(tuple(labels.shape), 8, generator)
+            mask = distance < surface + ragged
+        # A slab beside the brain has nothing to strip.
+        return mask if mask.sum() >= 100 else labels >= 0
+
+    def _cut(
+        self,
+        subject: Subject,
+        plane: str,
+        shape: tuple[int, ...],
+        offset: float | None,
+        generator: Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Labels and surface distance (mm) on a turned, scaled, bent slab through the subject.
+
+        ``offset`` is how far the slab may lie from the brain's middle along its normal, in
+        standard deviations of the brain; None keeps it near the middle.
+        """
         axes = [torch.arange(size) - (size - 1) / 2 for size in shape]
         lattice = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
         # From slab order (D, H, W) to anatomical order (X, Y, Z).
@@ -291,10 +344,9 @@ class AnatomySource:
         bend = uniform(generator, 0.0, 2.5)
         for axis in range(3):
             points[..., axis] += bend * smooth_noise(shape, 22, generator)
-        through = PLANES[plane][0]
         spread = 0.15 * torch.randn(3, generator=generator)
-        if config.spatial_dims == 2:
-            spread[through] = uniform(generator, -1.9, 1.9)
+        if offset is not None:
+            spread[PLANES[plane][0]] = uniform(generator, -offset, offset)
         index = (points + subject.centre + spread * subject.reach).round().long()
         limits = torch.tensor(subject.labels.shape)
         valid = ((index >= 0) & (index < limits)).all(-1)
@@ -302,7 +354,7 @@ class AnatomySource:
         flat = (index[..., 0] * limits[1] + index[..., 1]) * limits[2] + index[..., 2]
         labels = subject.labels.flatten()[flat].long() * valid
         distance = torch.where(valid, subject.distance.flatten()[flat].float() / 4, 30.0)
-        return labels, distance, plane
+        return labels, distance
 
     def _paint(self, labels: Tensor, contrast: str, generator: Generator) -> Tensor:
         """Healthy intensities (D, H, W): a mean and a texture for every label."""
@@ -326,8 +378,8 @@ class AnatomySource:
         shape = tuple(labels.shape)
         grain = uniform(generator, 2.0, 8.0)
         texture = smooth_noise(shape, grain, generator) * uniform(generator, 0.0, 0.05)
-        image = image + texture + uniform(generator, 0, 0.08) * torch.randn(
-            shape, generator=generator
+        image = (
+            image + texture + uniform(generator, 0, 0.04) * torch.randn(shape, generator=generator)
         )
         # Grey matter is not equally bright everywhere (insula, hippocampus, motor strip).
         regional = smooth_noise(shape, 15, generator) * uniform(generator, 0.0, 0.08)
@@ -361,7 +413,7 @@ class AnatomySource:
         sign = LESION_SIGN.get(contrast, 1.0 if chance(generator, 0.5) else -1.0)
         if chance(generator, 0.1):
             sign = -sign
-        difference = sign * uniform(generator, self.config.faintest_lesion, 0.65)
+        difference = sign * uniform(generator, self.config.faintest_lesion, 0.75)
         spill = chance(generator, 0.3)  # some lesions do not stop at the ventricle or the sulcus
         for lesion in self._lesions(labels, tissue, generator):
             alpha, box = lesion
@@ -388,7 +440,7 @@ class AnatomySource:
         kind = uniform(generator, 0, 1)
         if kind < 0.5:
             count = 1 + int(uniform(generator, 0, 24))
-            mean_radius = uniform(generator, 1.0, 3.0)
+            mean_radius = uniform(generator, 1.2, 3.5)
             return [
                 blob(
                     seed(in_white if chance(generator, 0.8) else anywhere),
@@ -408,12 +460,21 @@ class AnatomySource:
         return [blob(seed(anywhere), uniform(generator, 4.0, 15.0), shape, generator)]
 
 
+def _generator(seed: int, number: int, stream: int = 0) -> Generator:
+    """The randomness of one batch or scan; streams never share it."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + number + stream * 2**40)
+
+
 def _scan(
-    damaged: Tensor, healthy: Tensor, mask: Tensor, plane: str, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Bias field, limited resolution and noise; the healthy target gets all but the noise."""
+    damaged: Tensor, healthy: Tensor, mask: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Bias field, limited resolution and noise.
+
+    Returns:
+        The damaged image, the healthy target and the damaged image without noise.
+    """
     shape = tuple(damaged.shape)
-    sharp = uniform(generator, 0.0, 0.9)
+    sharp = uniform(generator, 0.4, 0.9)
     sigmas = [sharp * uniform(generator, 0.7, 1.3) for _ in range(3)]
     if chance(generator, 0.4):  # thick slices, along any axis of the original scan
         sigmas[int(torch.randint(3, (), generator=generator))] += uniform(generator, 0.5, 1.8)
@@ -424,7 +485,7 @@ def _scan(
     gamma = math.exp(0.15 * float(torch.randn((), generator=generator)))
     image = (gaussian_blur(damaged, sigmas) * field).clamp(min=1e-4) ** gamma
     target = (gaussian_blur(healthy, sigmas) * field).clamp(min=1e-4) ** gamma
-    return image + noise * uniform(generator, 0.0, 0.06), target
+    return image + noise * uniform(generator, 0.0, 0.04), target, image
 
 
 def _small_rotation(angle: float, generator: Generator) -> Tensor:

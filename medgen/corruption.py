@@ -180,7 +180,7 @@ def appearance(
     Returns:
         The damaged intensities and the opacity that was used (a rim or a core may be hollow).
     """
-    strength = uniform(generator, 0.6, 1.0)
+    strength = uniform(generator, 0.75, 1.0)
     if chance(generator, 0.25):  # a core unlike its rim: necrosis, cavity, enhancement
         core = torch.sigmoid((alpha - uniform(generator, 0.8, 0.97)) / 0.03)
         inner = uniform(generator, -1.2, 0.6) * difference
