@@ -23,6 +23,7 @@ _REASONS = {
     errno.EPERM: ("you may not write there", _OTHER_FOLDER),
     errno.EROFS: ("the disk is read-only", _OTHER_FOLDER),
     errno.ENOTDIR: ("a part of the path is a file, not a folder", "Choose another path with -o."),
+    errno.EEXIST: ("a part of the path is a file, not a folder", "Choose another path with -o."),
     errno.EISDIR: ("it is a folder", "Name a file."),
     errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter path with -o."),
 }
