@@ -176,6 +176,9 @@ def rows(data: Path, packages: list[ModelPackage]) -> Iterator[list[str]]:
         start = time.perf_counter()
         found = [baseline_maps(scan) for scan in scans]
         for package in packages:
+            if scans[0].volume.spatial_dims not in package.manifest.contract.spatial_dims:
+                print(f"{package.manifest.name} cannot read {scans[0].group}: left out")
+                continue
             method = package.method()
             for scan, maps in zip(scans, found, strict=True):
                 maps.update(model_maps(package, method, scan))
@@ -190,7 +193,7 @@ def rows(data: Path, packages: list[ModelPackage]) -> Iterator[list[str]]:
 RULE = f"""\
 **Data.** MS patient 26 (Lesjak et al. 2017, 3-D, 1 mm, consensus lesion mask) and eight slices of
 high-grade glioma (BRATS 2013 example; tumour is Atropos label {FIRST_TUMOUR_LABEL} to 7: necrosis,
-oedema, non-enhancing, enhancing). Neither was used in training.
+oedema, non-enhancing, enhancing). Both are for evaluation only.
 
 **Rule.** Evaluated on the input grid inside the brain (image > 0; lesion voxels outside it, at most
 18 in one slice, are left out). `intensity` is the rank of each voxel's intensity among the brain's
