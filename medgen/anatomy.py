@@ -75,13 +75,13 @@ class AnatomyConfig(Config):
     slice_stride: int = Field(3, ge=1, description="distance between these images")
     size: tuple[int, ...] = Field((112, 128), description="image size: in-plane, or all three axes")
     spacing_mm: float = Field(1.5, gt=0, description="voxel size of the drawn images")
-    planes: dict[Literal["axial", "coronal", "sagittal"], float] = {"axial": 1.0}
-    contrasts: dict[Literal["t1", "t2", "flair", "random"], float] = {
-        "t1": 0.25,
-        "t2": 0.2,
-        "flair": 0.35,
-        "random": 0.2,
-    }
+    planes: dict[Literal["axial", "coronal", "sagittal"], float] = Field(
+        {"axial": 1.0}, description="how often slabs are cut in each direction"
+    )
+    contrasts: dict[Literal["t1", "t2", "flair", "random"], float] = Field(
+        {"t1": 0.25, "t2": 0.2, "flair": 0.35, "random": 0.2},
+        description="how often each kind of contrast is drawn",
+    )
     healthy_fraction: float = Field(0.15, ge=0, le=1, description="slabs without any lesion")
     with_skull: float = Field(0.05, ge=0, le=1, description="slabs that keep skull and scalp")
     faintest_lesion: float = Field(0.2, ge=0, description="least intensity difference drawn")
@@ -252,7 +252,7 @@ class AnatomySource:
         return parts
 
     def draw(self, subject: Subject, generator: Generator) -> dict[str, Tensor]:
-        """One slab (D, H, W): ``image`` with lesions, ``healthy`` without, ``anomaly``, ``mask``."""
+        """One slab (D, H, W): ``image`` with lesions, ``healthy``, ``anomaly`` and ``mask``."""
         config = self.config
         if config.spatial_dims == 3:
             plane, shape = "sagittal", tuple(config.size)

@@ -65,7 +65,7 @@ def random_rotation(generator: Generator) -> Tensor:
 def _box_around(
     centre: tuple[int, int, int], radius: float, shape: tuple[int, ...]
 ) -> tuple[Box, Tensor]:
-    """Clip a cube to the image and give the coordinates (D, H, W, 3) of its voxels from the centre."""
+    """A cube clipped to the image, and its voxels' offsets (D, H, W, 3) from the centre."""
     reach = math.ceil(radius)
     box = tuple(
         slice(max(0, c - reach), min(size, c + reach + 1))

@@ -1,17 +1,18 @@
-"""``medgen models list|show|verify``."""
+"""``medgen models list|show|verify|pack``."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medgen.cli import options
-from medgen.cli.console import configure, print_json, show_error, stdout
+from medgen.cli.console import configure, print_json, progress_bar, show_error, stdout
 from medgen.errors import PackageError
 
 models = typer.Typer(
-    help="List, show and verify model packages.",
+    help="List, show, verify and make model packages.",
     no_args_is_help=True,
     epilog="Set [b]MEDGEN_MODELS[/] to a folder of packages to add your own.",
 )
@@ -94,7 +95,7 @@ def verify(
     debug: options.Debug = False,
 ) -> None:
     """Check every hash and run each model's golden case again."""
-    configure(debug=debug)
+    configure(quiet=True, debug=debug)
     from medgen.package import load_package, package_folders, verify_package
 
     results: list[dict[str, object]] = []
@@ -113,6 +114,29 @@ def verify(
         print_json(results)
     if not all(result["ok"] for result in results):
         raise typer.Exit(2)
+
+
+@models.command()
+def pack(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `medgen train` wrote.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="YAML that describes the package.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new package.")],
+    overwrite: options.Overwrite = False,
+    debug: options.Debug = False,
+) -> None:
+    """Calibrate a finished training run and make a model package of it."""
+    configure(debug=debug)
+    from medgen.tasks.pack import pack as make_package
+    from medgen.tasks.pack import read_recipe
+
+    wanted = read_recipe(recipe)
+    with progress_bar("calibrating") as show:
+        package = make_package(run, wanted, output, overwrite=overwrite, progress=show)
+    stdout().print(f"{package.manifest.name} {package.manifest.version}: {package.folder}")
+    if package.calibration:
+        stdout().print(package.calibration.threshold_rule)
 
 
 def _settings(values: dict[str, object]) -> str:

@@ -84,7 +84,7 @@ class Restore(nn.Module):
         return {"network": AdamW(self.network.parameters(), lr=rate, weight_decay=decay)}
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Image ``(B, slices * C, *spatial)`` to restored ``(B, C, *spatial)`` and logits ``(B, 1, *spatial)``."""
+        """Image ``(B, slices * C, *s)`` to restored ``(B, C, *s)`` and logits ``(B, 1, *s)``."""
         sizes = tuple(image.shape[2:])
         if any(size % self.divisor for size in sizes):
             nearest = tuple(-(-size // self.divisor) * self.divisor for size in sizes)
@@ -98,7 +98,7 @@ class Restore(nn.Module):
         return restored, out[:, channels:]
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-        """L1 to the healthy image, Dice and weighted cross-entropy of the damage, inside the mask."""
+        """L1 to the healthy image, Dice and cross-entropy of the damage, inside the mask."""
         restored, logits = self(batch["image"])
         mask, anomaly = batch["mask"], batch["anomaly"]
         restoration = mean_inside((restored - batch["healthy"]).abs(), mask)

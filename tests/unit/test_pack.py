@@ -1,0 +1,96 @@
+"""A training run becomes a package that loads, verifies, and never trained on its controls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medgen.errors import InputError
+from medgen.package import load_package, run_model, verify_package
+from medgen.phantoms import brain
+from medgen.tasks.pack import PackageRecipe, pack, read_recipe
+
+RECIPE = """
+name: tiny
+version: 0.1.0
+summary: A tiny network for a test.
+intended_use: Tests.
+limitations: It has learnt nothing.
+contract: {spatial_dims: [2, 3], spacing_mm: 3.0}
+preparation: {spacing_mm: 3.0}
+inference: {mode: 2.5d, views: [axial]}
+calibration: {scans: 3, contrasts: [flair], minimum_volume_mm3: 100}
+training_data: [{name: phantoms, licence: Apache-2.0, cases: 1}]
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> PackageRecipe:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE)
+    return read_recipe(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from medgen.training import train
+    from medgen.training.config import TrainingConfig
+
+    config = TrainingConfig(
+        name="tiny",
+        method="restore",
+        config={"spatial_dims": 2, "input_slices": 3, "features": [4, 4, 8, 8, 8]},
+        data={"kind": "phantoms", "heads": 1, "spacing_mm": 3.0, "size": [48, 64]},
+        steps=2,
+        batch_size=4,
+    )
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    train(config, folder, progress=False)
+    return folder
+
+
+def test_a_packed_run_detects_and_verifies(
+    run: Path, recipe: PackageRecipe, tmp_path: Path
+) -> None:
+    pack(run, recipe, tmp_path / "tiny")
+    package = load_package(tmp_path / "tiny")
+    assert verify_package(package) < 1e-4
+    assert package.calibration is not None
+    assert len(package.calibration.scan_scores) == 3
+    scan = brain((40, 48, 32), spacing_mm=3.0, seed=9).image
+    result = run_model(package, scan)
+    assert result.map.shape == scan.geometry.shape
+    card = (package.folder / "CARD.md").read_text()
+    assert "2 steps" in card
+    assert package.calibration.threshold_rule in card
+
+
+def test_packing_twice_gives_the_same_bytes(
+    run: Path, recipe: PackageRecipe, tmp_path: Path
+) -> None:
+    first = pack(run, recipe, tmp_path / "a" / "tiny")
+    second = pack(run, recipe, tmp_path / "b" / "tiny")
+    assert first.manifest.sha256 == second.manifest.sha256
+
+
+def test_an_unfinished_run_is_refused(run: Path, recipe: PackageRecipe, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no finished training run"):
+        pack(tmp_path, recipe, tmp_path / "out")
+    record = json.loads((run / "training.json").read_text())
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    (stopped / "training.json").write_text(json.dumps({**record, "finished": False}))
+    with pytest.raises(InputError, match="stopped at step 2"):
+        pack(stopped, recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_recipe_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    with pytest.raises(InputError, match="cannot read"):
+        read_recipe(path)
+    path.write_text(RECIPE + "colour: blue\n")
+    with pytest.raises(InputError, match="colour"):
+        read_recipe(path)
