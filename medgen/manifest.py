@@ -76,6 +76,9 @@ class Manifest(Config):
     calibration: dict[str, Any] | None = Field(
         default=None, description="Threshold, its meaning, and what it was calibrated on."
     )
+    default_threshold: float = Field(
+        default=0.5, description="Threshold in use while the model is not calibrated."
+    )
     training_data: tuple[TrainingData, ...] = ()
     metrics: tuple[Metric, ...] = ()
     intended_use: str

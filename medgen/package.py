@@ -8,6 +8,7 @@ Loading one can only build classes of medgen's own registry: there is no code, p
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import shutil
 import tempfile
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +35,11 @@ from medgen.run_record import hash_file, timed
 from medgen.volume import Geometry, Provenance, Volume
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from medgen.inference import Inference
+    from medgen.inference import Inference, Predicts
     from medgen.preparation import Preparation
     from medgen.scoring import Calibration, Scoring
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.safetensors"
@@ -101,7 +102,7 @@ class ModelPackage:
         values = {name: tuple(array.tolist()) for name, array in arrays.items()}
         return self._parse(Calibration, {**self.manifest.calibration, **values}, "calibration")
 
-    def method(self) -> nn.Module:
+    def method(self) -> Predicts:
         """The network with its weights, in evaluation mode on the CPU in float32.
 
         Raises:
@@ -110,7 +111,7 @@ class ModelPackage:
         from medgen.methods import build
 
         try:
-            method = build(self.manifest.method, self.manifest.config)
+            method: Any = build(self.manifest.method, self.manifest.config)
         except InputError as error:
             raise PackageError(
                 f"package {self.manifest.name}: {error.message}", error.hint
@@ -123,9 +124,10 @@ class ModelPackage:
             raise PackageError(
                 f"package {self.manifest.name} has no {WEIGHTS}, but its method needs it"
             )
-        return method.eval()
+        method.eval()
+        return cast("Predicts", method)
 
-    def _load_weights(self, method: nn.Module) -> None:
+    def _load_weights(self, method: Any) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -223,6 +225,7 @@ class ScanMaps:
         brain_mask: Where the model looked ``(X, Y[, Z])`` bool.
         score: Scan score; larger is more abnormal.
         notes: What the preparation found and did.
+        memory_gb: What prediction was estimated to need, in GB.
     """
 
     map: NDArray[np.float32]
@@ -230,13 +233,14 @@ class ScanMaps:
     brain_mask: NDArray[np.bool_]
     score: float
     notes: tuple[str, ...]
+    memory_gb: float
 
 
 def run_model(
     package: ModelPackage,
     volume: Volume,
     *,
-    method: nn.Module | None = None,
+    method: Predicts | None = None,
     device: str = "cpu",
     max_memory_gb: float | None = None,
     brain_mask: NDArray[np.bool_] | None = None,
@@ -259,7 +263,7 @@ def run_model(
         InputError: The scan cannot be prepared, or needs too much memory.
         PackageError: The package does not fit its method.
     """
-    from medgen.inference import predict_volume
+    from medgen.inference import estimate_memory_gb, predict_volume
     from medgen.scoring import scan_score, score_map
 
     timings = {} if timings is None else timings
@@ -267,6 +271,10 @@ def run_model(
         method = method or package.method()
     with timed(timings, "prepare"):
         prepared = package.preparation.apply(volume, brain_mask)
+    need = estimate_memory_gb(method, tuple(prepared.image.shape), package.inference)
+    if max_memory_gb is not None:
+        need = min(need, max_memory_gb)  # prediction shrinks its batches to fit, or refuses
+    log.info("Prediction needs about %.2f GB of memory.", need)
     with timed(timings, "predict"):
         outputs = predict_volume(
             method, prepared.image, prepared.mask, package.inference,
@@ -284,12 +292,12 @@ def run_model(
         on_scan = np.where(inside, prepared.to_source(anomaly[None])[0], np.float32(0))
         restored = prepared.to_source(arrays["restored"])[0] if "restored" in arrays else None
         score = scan_score(on_scan, inside, volume.geometry.voxel_volume_mm3)
-    return ScanMaps(on_scan, restored, inside, score, prepared.notes)
+    return ScanMaps(on_scan, restored, inside, score, prepared.notes, need)
 
 
 def save_package(
     folder: Path,
-    method: nn.Module,
+    method: Any,
     *,
     card: str,
     golden: Volume,
@@ -308,7 +316,8 @@ def save_package(
         calibration: Measured on held-out normal scans.
         half_precision: Store weights as float16 (they are still used as float32).
         overwrite: Replace an existing package.
-        **manifest: The other keys of :class:`~medgen.manifest.Manifest`.
+        **manifest: The other keys of :class:`~medgen.manifest.Manifest`; those that follow from
+            the arguments above (method, config, calibration, sha256) are filled in.
 
     Raises:
         InputError: The folder exists and ``overwrite`` is off.
@@ -332,7 +341,7 @@ def save_package(
 
 def _write_package(
     draft: Path,
-    method: nn.Module,
+    method: Any,
     card: str,
     golden: Volume,
     calibration: Calibration | None,
@@ -359,7 +368,11 @@ def _write_package(
         save_file(arrays, draft / CALIBRATION)
         names.append(CALIBRATION)
         values = {**values, "calibration": summary}
-    values = {**values, "config": method.config.model_dump(mode="json")}
+    values = {
+        **values,
+        "method": _registered_name(method),
+        "config": method.config.model_dump(mode="json"),
+    }
     scan = {"voxels": np.ascontiguousarray(golden.voxels), "affine": np.array(golden.affine)}
     save_file(scan, draft / GOLDEN_INPUT)
     # The golden map is computed from the weights as stored, hence from the draft itself.
@@ -369,6 +382,17 @@ def _write_package(
     hashes = {name: hash_file(draft / name) for name in sorted(names)}
     text = Manifest(**values, sha256=hashes).model_dump_json(indent=2)
     (draft / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _registered_name(method: Any) -> str:
+    """Under which name the registry can build this method again."""
+    from medgen.methods import REGISTRY
+
+    home = (type(method).__module__, type(method).__name__)
+    found = [name for name, entry in REGISTRY.items() if entry == home]
+    if not found:
+        raise InputError(f"{home[1]} is not a method of medgen's registry and cannot be packaged")
+    return found[0]
 
 
 def _split_calibration(calibration: Calibration) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,21 @@ def configure(*, quiet: bool = False, verbose: bool = False, debug: bool = False
     """Set how much to say. ``debug`` implies ``verbose``."""
     Settings.level = QUIET if quiet else VERBOSE if verbose or debug else NORMAL
     Settings.debug = debug
+    logger = logging.getLogger("medgen")
+    logger.handlers = [_Handler()]
+    logger.setLevel(
+        {QUIET: logging.ERROR, NORMAL: logging.INFO, VERBOSE: logging.DEBUG}[Settings.level]
+    )
+
+
+class _Handler(logging.Handler):
+    """Shows what medgen logs as dim lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich.markup import escape
+
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        stderr().print(f"[{style}]{escape(record.getMessage())}[/]", soft_wrap=True)
 
 
 def stdout() -> Console:

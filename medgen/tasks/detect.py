@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from medgen.scoring import Finding
 
 DEFAULT_MODEL = "brain-mr"
-UNCALIBRATED_THRESHOLD = 0.5
 
 Progress = Callable[[int, int], None]
 
@@ -54,6 +53,7 @@ class Detection:
         timings: Seconds of each step.
         device: Where the network ran.
         seed: Seed of the run.
+        estimated_memory_gb: Estimated peak memory, in GB.
     """
 
     volume: Volume
@@ -68,11 +68,12 @@ class Detection:
     threshold_meaning: str
     model: Manifest
     model_sha256: str
-    notes: tuple[str, ...]
-    fallbacks: tuple[str, ...]
-    timings: dict[str, float] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
     seed: int = 0
+    estimated_memory_gb: float = 0.0
 
     def save(
         self, folder: str | Path, *, overwrite: bool = False, report: bool = True
@@ -142,13 +143,22 @@ def detect_anomalies(
         volume = _read(Path(source), package.manifest, limit, frame, series, timings)
     check_scan(volume, package.manifest)
     need = check_memory(volume.geometry.shape, volume.voxels.shape[0], limit)
-    with timed(timings, "import"):
-        import torch
-    torch.manual_seed(seed)
     where = resolve_device(device)
+    import torch
+
+    torch.manual_seed(seed)
     result, where, fallbacks = _run(package, volume, where, device, limit - need, progress, timings)
     with timed(timings, "findings"):
-        return _detection(package, volume, result, threshold, fallbacks, timings, where, seed)
+        detection = _detection(package, volume, result, threshold)
+    return replace(
+        detection,
+        notes=(*detection.notes, *fallbacks),
+        fallbacks=fallbacks,
+        timings=timings,
+        device=where,
+        seed=seed,
+        estimated_memory_gb=need + result.memory_gb,
+    )
 
 
 def _read(
@@ -162,7 +172,7 @@ def _read(
     """Read the scan, after a look at its header, while torch is imported on another thread."""
     from medgen import io
 
-    with timed(timings, "read"):
+    with timed(timings, "read and import"):
         plan(path, manifest, limit, series)
         with _importing("torch", "monai.data"):
             return io.read(path, frame=frame, series=series)
@@ -215,10 +225,6 @@ def _detection(
     volume: Volume,
     result: ScanMaps,
     threshold: float | None,
-    fallbacks: tuple[str, ...],
-    timings: dict[str, float],
-    device: str,
-    seed: int,
 ) -> Detection:
     """Look for connected findings and say what the scan score means."""
     from medgen.scoring import find
@@ -241,11 +247,7 @@ def _detection(
         threshold_meaning=meaning,
         model=package.manifest,
         model_sha256=package.sha256,
-        notes=(*result.notes, *fallbacks),
-        fallbacks=fallbacks,
-        timings=timings,
-        device=device,
-        seed=seed,
+        notes=result.notes,
     )
 
 
@@ -255,5 +257,6 @@ def _threshold(package: ModelPackage, chosen: float | None) -> tuple[float, str]
         return chosen, "chosen by the user; no error rate is known for it"
     calibration = package.calibration
     if calibration is None:
-        return UNCALIBRATED_THRESHOLD, "not calibrated; no error rate is known for it"
+        meaning = "the model's default; it was not calibrated, so no error rate is known for it"
+        return package.manifest.default_threshold, meaning
     return calibration.threshold, calibration.threshold_rule

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from medgen.run_record import fingerprint, run_record, timed
 from medgen.tasks.output_folder import cannot_write
@@ -79,15 +79,14 @@ def _write(detection: Detection, folder: Path, report: bool, command: str) -> li
     # zlib leaves the interpreter free, so the maps compress while the pictures are drawn.
     with timed(timings, "write"), ThreadPoolExecutor() as pool:
         inputs = [pool.submit(_fingerprint, source) for source in scan.provenance.sources]
-        jobs = [
-            pool.submit(write_nifti, folder / names[kind], array, grid, like=scan, kind=nifti_kind)
-            for kind, array, nifti_kind in (
-                ("map", detection.map, "map"),
-                ("restored", detection.restored, "image"),
-                ("mask", detection.mask.astype("uint8"), "label"),
-            )
-            if array is not None
-        ]
+
+        def submit(name: str, array: Any, kind: Literal["image", "map", "label"]) -> Future[Path]:
+            return pool.submit(write_nifti, folder / name, array, grid, like=scan, kind=kind)
+
+        jobs = [submit(names["map"], detection.map, "map")]
+        if detection.restored is not None:
+            jobs.append(submit(names["restored"], detection.restored, "image"))
+        jobs.append(submit(names["mask"], detection.mask, "label"))
         write_json(folder / names["findings"], findings_summary(detection))
         table = findings_table(detection.findings)
         (folder / names["findings_table"]).write_text(table, encoding="utf-8")
@@ -107,6 +106,7 @@ def _write(detection: Detection, folder: Path, report: bool, command: str) -> li
         },
         device=detection.device,
         seed=detection.seed,
+        estimated_memory_gb=round(detection.estimated_memory_gb, 3),
         fallbacks=list(detection.fallbacks),
         notes=list(detection.notes),
     )
@@ -114,7 +114,7 @@ def _write(detection: Detection, folder: Path, report: bool, command: str) -> li
     return list(names)
 
 
-def _draw(detection: Detection, folder: Path, names: dict[str, str]) -> None:
+def _draw(detection: Any, folder: Path, names: dict[str, str]) -> None:
     from medgen.report.figures import overview
     from medgen.report.html import write_report
 
