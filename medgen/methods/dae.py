@@ -4,8 +4,8 @@ Kascenas et al., "Denoising Autoencoders for Unsupervised Anomaly Detection in B
 (MIDL 2022). A U-Net with skip connections restores the image ``x`` from ``x + n``, where ``n`` is
 Gaussian noise with standard deviation 0.2 drawn on a coarse grid (16 points along each axis),
 enlarged linearly, shifted at random (circularly) and added to the foreground only; the loss is the
-mean squared error. The coarse grid makes the noise as large as a lesion, so that it cannot be
-removed by smoothing. In 3-D the grid has a third axis.
+mean squared error in the foreground. The coarse grid makes the noise as large as a lesion, so that
+it cannot be removed by smoothing. In 3-D the grid has a third axis.
 
 ``restored`` has the image's unit; the paper's anomaly score is its absolute difference from the
 image, median-filtered (``residual_absolute``, median 5).
@@ -25,6 +25,7 @@ from torch.optim import Adam, Optimizer
 
 from medgen.config import Config
 from medgen.errors import InputError
+from medgen.losses import mean_inside
 from medgen.methods._sizes import require_multiples
 
 GROUPS = 8
@@ -43,7 +44,8 @@ class DAEConfig(Config):
         0.2, gt=0, description="standard deviation of the noise on its grid, in the image's unit"
     )
     noise_grid: int = Field(16, ge=2, description="points of the noise's grid along each axis")
-    learning_rate: float = Field(1e-4, gt=0, description="Adam learning rate")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam (AMSGrad) learning rate")
+    weight_decay: float = Field(1e-5, ge=0, description="Adam weight decay")
 
 
 class DAE(nn.Module):
@@ -75,8 +77,9 @@ class DAE(nn.Module):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimiser for the one network."""
-        rate = self.config.learning_rate
-        return {"network": Adam(self.network.parameters(), lr=rate, amsgrad=True)}
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        weights = self.network.parameters()
+        return {"network": Adam(weights, lr=rate, weight_decay=decay, amsgrad=True)}
 
     def noise(self, image: Tensor) -> Tensor:
         """Coarse noise of the image's shape, from torch's global generator."""
@@ -94,10 +97,11 @@ class DAE(nn.Module):
         return clean
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-        """Mean squared error of the healthy image restored from a noisy one."""
-        healthy = batch["healthy"]
-        noisy = healthy + self.noise(healthy) * batch["mask"]
-        yield "network", F.mse_loss(self(noisy), healthy), {}
+        """Mean squared error, inside the mask, of the healthy image restored from a noisy one."""
+        healthy, mask = batch["healthy"], batch["mask"]
+        noisy = healthy + self.noise(healthy) * mask
+        error = (self(noisy) - healthy).square()
+        yield "network", mean_inside(error, mask), {}
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         """``restored`` ``(B, C, *spatial)`` in the image's unit; no noise is added."""

@@ -111,7 +111,7 @@ class VAE(nn.Module):
         """``restored`` ``(B, C, *spatial)`` in the image's unit, decoded from the mean."""
         fitted, inside = self._fitted(image)
         mean, _ = self.encode(fitted)
-        return {"restored": self.decode(mean)[(..., *inside)]}
+        return {"restored": self.decode(mean)[(slice(None), slice(None), *inside)]}
 
     def _fitted(self, image: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
         """The image at a size the network can take, and where in it the given image lies."""

@@ -1,0 +1,244 @@
+"""What every method of the registry promises, in 2-D and in 3-D. See CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from medgen.errors import InputError
+from medgen.methods import REGISTRY, build, method_class
+from medgen.phantoms import brain
+
+EDGE = {2: 32, 3: 16}  # voxels; what the deepest network can halve
+FIELD_MM = 192.0
+# One small configuration per method and variant; a rate that can overfit in a few steps.
+SMALL: dict[str, dict[str, Any]] = {
+    "intensity": {},
+    "pca": {"components": 8, "grid": 16},
+    "vae": {"features": (8, 16, 16), "latent_channels": 16, "beta": 1e-4, "learning_rate": 3e-3},
+    "vae dense": {
+        "features": (8, 16, 16),
+        "latent": "dense",
+        "latent_channels": 8,
+        "beta": 1e-4,
+        "learning_rate": 3e-3,
+    },
+    "dae": {"features": (8, 8, 16, 16, 16), "noise_grid": 6, "learning_rate": 3e-3},
+    "restore": {"features": (4, 8, 8, 16, 16), "learning_rate": 3e-3},
+}
+# Without losses: what a batch does to them, if anything, happens at once.
+WITHOUT_PARAMETERS = {"intensity", "pca"}
+OUTPUTS = {"restored", "probability", "score"}
+
+
+def settings(variant: str, dims: int) -> dict[str, Any]:
+    values = {"spatial_dims": dims, **SMALL[variant]}
+    return values | ({"image_size": (EDGE[dims],) * dims} if variant == "vae dense" else {})
+
+
+def make(variant: str, dims: int, **extra: Any) -> Any:
+    torch.manual_seed(0)
+    return build(variant.split()[0], settings(variant, dims) | extra)
+
+
+def phantoms(dims: int, channels: int = 1, count: int = 4) -> dict[str, Tensor]:
+    """Heads with and without a lesion; each further channel is another contrast."""
+    contrasts = ("t1", "t2", "flair")[:channels]
+
+    def stack(
+        get: Callable[[Any], Any], radius: float | None, contrasts: tuple[str, ...]
+    ) -> Tensor:
+        grid = {"shape": (EDGE[dims],) * dims, "spacing_mm": FIELD_MM / EDGE[dims]}
+        heads = [
+            [brain(**grid, seed=seed, contrast=c, lesion_radius_mm=radius) for c in contrasts]
+            for seed in range(count)
+        ]
+        arrays = [torch.stack([torch.as_tensor(get(h)).float() for h in row]) for row in heads]
+        return torch.stack(arrays)
+
+    def voxels(head: Any) -> Any:
+        return head.image.voxels[0] / 1000
+
+    return {
+        "image": stack(voxels, 18.0, contrasts),
+        "healthy": stack(voxels, None, contrasts),
+        "anomaly": stack(lambda head: head.lesion, 18.0, contrasts[:1]),
+        "mask": stack(lambda head: head.brain, None, contrasts[:1]),
+    }
+
+
+BATCHES = {2: phantoms(2), 3: phantoms(3)}
+
+
+def step(method: Any, optimizers: dict[str, Any], batch: dict[str, Tensor]) -> dict[str, float]:
+    """One step as the training loop does it; checks that losses and gradients are finite."""
+    losses = {}
+    for name, loss, parts in method.losses(batch):
+        assert loss.ndim == 0
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(torch.as_tensor(value)).all() for value in parts.values())
+        optimizers[name].zero_grad()
+        loss.backward()
+        for group in optimizers[name].param_groups:
+            for weight in group["params"]:
+                assert weight.grad is not None
+                assert torch.isfinite(weight.grad).all()
+        optimizers[name].step()
+        losses[name] = float(loss.detach())
+    return losses
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+every = pytest.mark.parametrize(
+    ("variant", "dims"),
+    [pytest.param(v, d, id=f"{v}-{d}d") for v, d in itertools.product(SMALL, (2, 3))],
+)
+
+
+def test_every_registered_method_is_tested() -> None:
+    assert {variant.split()[0] for variant in SMALL} == set(REGISTRY)
+
+
+@every
+def test_it_has_what_inference_asks_for(variant: str, dims: int) -> None:
+    method = make(variant, dims)
+    assert method.spatial_dims == dims
+    assert method.divisor >= 1
+    assert method.input_slices == 1
+    assert all(field.description for field in type(method.config).model_fields.values())
+
+
+@every
+def test_one_step_moves_every_parameter(variant: str, dims: int) -> None:
+    method = make(variant, dims)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    trained = {name for name, weight in method.named_parameters() if weight.requires_grad}
+    optimizers = method.optimizers()
+    owned = {id(w) for o in optimizers.values() for g in o.param_groups for w in g["params"]}
+    assert owned == {id(weight) for weight in method.parameters() if weight.requires_grad}
+    losses = step(method.train(), optimizers, BATCHES[dims])
+    assert set(losses) == set(optimizers)
+    still = {name for name, old in before.items() if torch.equal(old, method.state_dict()[name])}
+    assert not still & trained
+    if variant not in WITHOUT_PARAMETERS:
+        assert trained
+    elif before:
+        assert not still
+
+
+@every
+def test_prediction_is_repeatable_and_touches_nothing(variant: str, dims: int) -> None:
+    method = make(variant, dims).eval()
+    image = BATCHES[dims]["image"].clone()
+    state = {name: value.clone() for name, value in method.state_dict().items()}
+    random_state = torch.get_rng_state()
+    with torch.inference_mode():
+        first = method.predict(image)
+        torch.manual_seed(1)
+        second = method.predict(image)
+        alone = method.predict(image[1:2])
+    torch.set_rng_state(random_state)
+    assert torch.equal(image, BATCHES[dims]["image"]), "the input was changed"
+    for name, old in state.items():
+        assert torch.equal(old, method.state_dict()[name]), f"prediction changed {name}"
+    for name, output in first.items():
+        assert torch.equal(output, second[name])
+        assert output.untyped_storage().data_ptr() != image.untyped_storage().data_ptr()
+        assert torch.allclose(output[1:2], alone[name], atol=1e-5), "depends on the batch"
+
+
+@every
+@pytest.mark.parametrize("channels", [1, 2])
+def test_outputs_have_the_right_shape_and_range(variant: str, dims: int, channels: int) -> None:
+    extra = {"channels": channels} if variant != "intensity" else {}
+    method = make(variant, dims, **extra).eval()
+    image = torch.cat([BATCHES[dims]["image"]] * channels, dim=1)
+    # Sizes need not be equal; a dense network takes smaller images, the others larger ones too.
+    image = image[:, :, 3:-2] if method.divisor == 1 else torch.cat([image, image], dim=2)
+    with torch.inference_mode():
+        outputs = method.predict(image)
+    assert outputs
+    assert set(outputs) <= OUTPUTS
+    for name, output in outputs.items():
+        expected = channels if name == "restored" else 1
+        assert output.shape == (len(image), expected, *image.shape[2:])
+        assert output.dtype == torch.float32
+        assert torch.isfinite(output).all()
+    if "probability" in outputs:
+        assert (outputs["probability"] >= 0).all()
+        assert (outputs["probability"] <= 1).all()
+
+
+@every
+def test_saving_and_loading_is_exact(variant: str, dims: int) -> None:
+    method = make(variant, dims)
+    step(method.train(), method.optimizers(), BATCHES[dims])
+    stored = save({name: value.contiguous() for name, value in method.state_dict().items()})
+    torch.manual_seed(99)
+    again = build(variant.split()[0], settings(variant, dims))
+    again.load_state_dict(load(stored))
+    with torch.inference_mode():
+        before = method.eval().predict(BATCHES[dims]["image"])
+        after = again.eval().predict(BATCHES[dims]["image"])
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@every
+def test_the_configuration_survives_json(variant: str, dims: int) -> None:
+    config = make(variant, dims).config
+    text = json.dumps(config.model_dump(mode="json"))
+    cls = method_class(variant.split()[0])
+    assert cls.Config.model_validate(json.loads(text)) == config
+    with pytest.raises(ValueError, match="colour"):
+        cls.Config.model_validate({**json.loads(text), "colour": 1})
+
+
+@every
+def test_it_learns_a_few_phantoms(variant: str, dims: int) -> None:
+    """Trained on four heads for a few seconds, it explains more than half of their variance."""
+    if variant == "intensity":
+        pytest.skip("has nothing to learn")
+    method, batch = make(variant, dims), BATCHES[dims]
+    optimizers = method.optimizers()
+    torch.manual_seed(0)
+    for _ in range({"pca": 1, "vae": 100}.get(variant.split()[0], 60)):
+        step(method.train(), optimizers, batch)
+    mask = batch["mask"].bool()
+    with torch.inference_mode():
+        outputs = method.eval().predict(batch["healthy"])
+    error = (outputs["restored"] - batch["healthy"])[mask].square().mean()
+    assert error < 0.5 * batch["healthy"][mask].var()
+    if "probability" in outputs:
+        with torch.inference_mode():
+            found = method.predict(batch["image"])["probability"]
+        lesion = batch["anomaly"].bool()
+        assert found[lesion].mean() > 2 * found[mask & ~lesion].mean()
+
+
+@every
+def test_a_size_it_cannot_divide_is_refused_with_the_one_to_pad_to(variant: str, dims: int) -> None:
+    method = make(variant, dims).eval()
+    size = (EDGE[dims] - 1,) * dims
+    image = torch.rand(1, 1, *size)
+    if method.divisor == 1:
+        assert all(output.shape[2:] == size for output in method.predict(image).values())
+        return
+    padded = tuple(-(-edge // method.divisor) * method.divisor for edge in size)
+    with pytest.raises(InputError) as caught:
+        method.predict(image)
+    assert str(padded) in str(caught.value)
+    assert str(size) in str(caught.value)
