@@ -17,6 +17,8 @@ from medgen.cli.detect import EPILOG, detect_anomalies
 from medgen.cli.info import info
 from medgen.cli.models import models
 from medgen.cli.phantom import phantom
+from medgen.cli.train import EPILOG as TRAIN_EPILOG
+from medgen.cli.train import train
 from medgen.errors import MedgenError
 
 INTERRUPTED = 130
@@ -71,8 +73,8 @@ app = typer.Typer(
         "Research use only; not a medical device."
     ),
     epilog=(
-        "Try it:  [b]medgen phantom -o demo[/]  then  "
-        "[b]medgen detect-anomalies demo/phantom_T1w.nii.gz -o out[/]"
+        "Try it:  **medgen phantom -o demo**  then  "
+        "**medgen detect-anomalies demo/phantom_T1w.nii.gz -o out**"
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -83,6 +85,7 @@ app = typer.Typer(
 app.command("detect-anomalies", epilog=EPILOG)(detect_anomalies)
 app.command("check")(check)
 app.add_typer(models, name="models")
+app.command("train", epilog=TRAIN_EPILOG)(train)
 app.command("info")(info)
 app.command("phantom")(phantom)
 

@@ -14,7 +14,7 @@ from medgen.errors import PackageError
 models = typer.Typer(
     help="List, show, verify and make model packages.",
     no_args_is_help=True,
-    epilog="Set [b]MEDGEN_MODELS[/] to a folder of packages to add your own.",
+    epilog="Set **MEDGEN_MODELS** to a folder of packages to add your own.",
 )
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="Name or folder of a model package.")]

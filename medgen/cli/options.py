@@ -11,7 +11,7 @@ COMMON = "Common options"
 
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="Name or folder of a model; see [b]medgen models list[/]."),
+    typer.Option("--model", "-m", help="Name or folder of a model; see **medgen models list**."),
 ]
 Device = Annotated[
     str,

@@ -11,7 +11,7 @@ from medgen.cli import options
 from medgen.cli.console import NORMAL, Settings, configure, print_json, say, stdout
 
 EPILOG = (
-    "[b]Examples[/]\n\n"
+    "**Examples**\n\n"
     "medgen train configs/restore.yaml -o runs/restore\n\n"
     "medgen train configs/restore.yaml -o runs/restore --resume\n\n"
     "medgen train configs/vae.yaml -o runs/vae --set data.folder=label_maps --set steps=2000"

@@ -63,7 +63,7 @@ def test_help_is_quick() -> None:
 
 def test_every_command_has_help(cli: Cli) -> None:
     overview = cli("--help").stdout
-    for command in ("detect-anomalies", "check", "info", "phantom", "models"):
+    for command in ("detect-anomalies", "check", "info", "phantom", "models", "train"):
         assert command in overview
         help_ = cli(command, "--help")
         assert help_.exit_code == 0
