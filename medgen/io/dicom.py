@@ -43,6 +43,9 @@ _SAME_POSITION_MM = 1e-3
 _EVEN_FRACTION = 0.05
 # The stack may lean this much; the affine carries the lean, so nothing is misplaced.
 _MAX_TILT_DEGREES = 0.1
+# More than any cine holds; a damaged count would otherwise take all memory.
+_MAX_FRAMES = 100_000
+_EXPORT_AGAIN = "Copy or export the series again."
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,10 @@ def _slices(series: Series) -> list[Slice]:
                 order = (*when, *(int(value) for value in index), number)
                 slices.append(_slice(instance, number, (own, shared), order))
         else:
-            for number in range(int(header.get("NumberOfFrames") or 1)):
+            frames = int(header.get("NumberOfFrames") or 1)
+            if not 1 <= frames <= _MAX_FRAMES:
+                raise InputError(f"{instance} claims to hold {frames} frames", _EXPORT_AGAIN)
+            for number in range(frames):
                 slices.append(_slice(instance, number, (header,), (*when, number)))
     return slices
 
@@ -204,15 +210,19 @@ def _slice(
 def _numbers(
     groups: Sequence[Dataset], sequence: str, keyword: str, count: int
 ) -> NDArray[np.float64] | None:
-    """A tag's numbers, from its functional group or from the header itself."""
+    """A tag's numbers, from its functional group or from the header itself; None if not stated."""
     for group in groups:
         items = group.get(sequence) if sequence else None
         value = (items[0] if items else group).get(keyword)
-        if value is None:
+        if value is None or value == "":
             continue
-        numbers = np.atleast_1d(np.array(value, dtype=np.float64))
-        if numbers.shape == (count,) and np.isfinite(numbers).all():
-            return numbers
+        try:
+            numbers = np.atleast_1d(np.array(value, dtype=np.float64))
+        except (ValueError, TypeError):
+            numbers = np.empty(0)
+        if numbers.shape != (count,) or not np.isfinite(numbers).all():
+            raise GeometryError(f"{keyword} is damaged: it must be {count} numbers", _EXPORT_AGAIN)
+        return numbers
     return None
 
 
@@ -377,9 +387,9 @@ _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 def _picture(dataset: Dataset, item: Slice, path: Path) -> NDArray[Any]:
     """One decoded slice ``(rows, columns, C)`` in real-world units."""
-    kind = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     try:
         with quiet():
+            kind = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
             stored = pixel_array(dataset, index=item.number)
             if kind == "PALETTE COLOR":
                 stored = apply_color_lut(stored, dataset)
@@ -398,7 +408,7 @@ def _broken(path: Path, instance: Instance) -> InputError:
     if not syntax.is_transfer_syntax or not syntax.is_compressed:
         return InputError(
             f"{path}: the pixel data of {instance} is damaged or incomplete",
-            "Copy or export the series again.",
+            _EXPORT_AGAIN,
         )
     return InputError(
         f"{path}: the pixel data of {instance} cannot be decoded: it is damaged, or no decoder is "

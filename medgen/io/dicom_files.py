@@ -7,6 +7,7 @@ can reach an error, a log or a result. A zip is never unpacked to disk: members 
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 import zipfile
 import zlib
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -37,11 +38,16 @@ HEADER_TAGS = [
     "ImageOrientationPatient", "RescaleType", "Units", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "GridFrameOffsetVector", "DetectorInformationSequence",
 ]  # fmt: skip
+_INTEGERS = {
+    "SeriesNumber", "InstanceNumber", "AcquisitionNumber", "Rows", "Columns", "NumberOfFrames",
+    "SamplesPerPixel", "BitsAllocated", "PixelRepresentation",
+}  # fmt: skip
 _NOT_PICTURES = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG", "ECG", "DOC"}
 # What a damaged file makes the parser raise.
 UNREADABLE = (
-    InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError,
-    IndexError, NotImplementedError, RuntimeError, OverflowError, zlib.error, zipfile.BadZipFile,
+    InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError,
+    AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, OverflowError,
+    struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -214,7 +220,7 @@ def _zipped(path: Path) -> Iterator[Instance]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is a damaged zip", "Copy or download it again.") from error
     size = sum(member.file_size for member in members)
     if size > MAX_ZIP_BYTES or len(members) > MAX_ZIP_MEMBERS:
@@ -272,10 +278,12 @@ def _parse(opener: Callable[[], BinaryIO], *, bare: bool) -> Instance | None:
 
 
 def _load(header: Dataset) -> None:
-    """Convert every value now, so that a damaged one is found here and not in the middle."""
+    """Convert every value now, and drop damaged ones: a missing tag is dealt with, a wrong not."""
     for tag in list(header.keys()):
         try:
-            header[Tag(tag)]
+            element = header[Tag(tag)]
+            if element.keyword in _INTEGERS and element.value is not None:
+                int(element.value)
         except UNREADABLE:
             del header[tag]
 
