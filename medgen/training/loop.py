@@ -7,6 +7,7 @@ machine with the same number of threads; GPU kernels may add in another order).
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 import time
@@ -22,7 +23,6 @@ from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from medgen.devices import resolve_device
 from medgen.errors import InputError, MedgenError
@@ -108,7 +108,7 @@ def train(
             _remove_earlier_run(output)
         (output / "images").mkdir(parents=True, exist_ok=True)
         if resume:
-            load_checkpoint(output / CHECKPOINT, method, run.average.module, run.optimizers)
+            load_checkpoint(output / CHECKPOINT, method, run.average, run.optimizers)
         with Monitor(
             output,
             start.step,
@@ -136,8 +136,7 @@ class _Run:
             precision=config.precision,
         )
         self.fabric.setup(method, *self.optimizers.values())
-        self.average = AveragedModel(method, multi_avg_fn=_running_average(config.ema_decay))
-        self.average.n_averaged.fill_(start.step)
+        self.average = copy.deepcopy(method).requires_grad_(False).eval()
         self.rates = {
             name: [group["lr"] for group in optimizer.param_groups]
             for name, optimizer in self.optimizers.items()
@@ -186,28 +185,41 @@ class _Run:
             self.set_rate(name)
             values |= {f"loss/{name}": float(loss.detach())}
             values |= {f"part/{name}/{part}": float(value) for part, value in parts.items()}
-            self.check_finite(values)
+            self.check_finite(values, self.step + 1)
             optimizer.zero_grad()
             self.fabric.backward(loss)
             weights = [p for group in optimizer.param_groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(weights, self.config.grad_clip or math.inf)
             values |= {f"gradient/{name}": float(norm), f"rate/{name}": self.rate(name)}
-            self.check_finite(values)
+            self.check_finite(values, self.step + 1)
             optimizer.step()
-        self.average.update_parameters(self.method)
+        self.update_average()
         return values
 
-    def check_finite(self, values: Mapping[str, float]) -> None:
-        """Stop before a loss or gradient that is not a number gets into the weights."""
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Take the new weights into the running average; buffers are copied.
+
+        The decay starts low, so that the random first weights are soon forgotten.
+        """
+        warm = (1 + self.step) / (10 + self.step) if self.step else 0.0
+        decay = min(self.config.ema_decay, warm)
+        pairs = zip(self.average.parameters(), self.method.parameters(), strict=True)
+        for average, current in pairs:
+            average.lerp_(current, 1 - decay)
+        for average, current in zip(self.average.buffers(), self.method.buffers(), strict=True):
+            average.copy_(current)
+
+    def check_finite(self, values: Mapping[str, float], step: int) -> None:
+        """Stop before a number that is not finite gets into the weights or a checkpoint."""
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if not wrong:
             return
-        checkpoint = self.output / CHECKPOINT
-        kept = f"The checkpoint of step {read_position(checkpoint).step} is kept. " * (
-            checkpoint.exists()
-        )
+        checkpoint, kept = self.output / CHECKPOINT, ""
+        if checkpoint.exists():
+            kept = f"The checkpoint of step {read_position(checkpoint).step} is kept. "
         raise MedgenError(
-            f"training step {self.step + 1}: {', '.join(wrong)} is not finite "
+            f"training step {step}: {', '.join(wrong)} is not finite "
             f"({', '.join(f'{name} {value:.4g}' for name, value in values.items())})",
             f"{kept}Start again with a lower learning rate or with grad_clip.",
         )
@@ -240,23 +252,24 @@ class _Run:
 
     def validate(self, held_out: list[Batch]) -> dict[str, float]:
         """Measure the averaged network and draw what it predicts."""
-        average: Any = self.average.module.eval()
         with torch.inference_mode():
-            outputs = average.predict(held_out[0]["image"])
+            outputs = self.average.predict(held_out[0]["image"])
             picture = self.output / "images" / f"step-{self.step:07d}.png"
             save_grid(picture, held_out[0], outputs, self.method.input_slices)
-            return validate(average, held_out)
+            return validate(self.average, held_out)
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, unless the last step has spoilt the weights."""
+        largest = [float(w.detach().abs().max()) for w in self.method.parameters()]
+        self.check_finite({"largest weight": sum(largest)}, self.step)
         position = Position(self.step, self.seconds, self.config.model_dump(mode="json"))
         path = self.output / CHECKPOINT
-        save_checkpoint(path, position, self.method, self.average.module, self.optimizers)
+        save_checkpoint(path, position, self.method, self.average, self.optimizers)
 
     def finish(self, metrics: dict[str, float]) -> TrainingResult:
         """Write the averaged weights and the record of the run."""
         finished = self.progress() >= 1
-        weights = plain(self.average.module.state_dict())
+        weights = plain(self.average.state_dict())
         write_complete(self.output / WEIGHTS, lambda draft: save_file(weights, draft))
         record = {
             "name": self.config.name,
@@ -309,16 +322,6 @@ def _remove_earlier_run(output: Path) -> None:
         (output / name).unlink(missing_ok=True)
     for name in FOLDERS:
         shutil.rmtree(output / name, ignore_errors=True)
-
-
-def _running_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Exponential running average; its decay starts low, to forget the first weights."""
-
-    def update(average: Any, current: Any, count: Any) -> None:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(average, current, 1 - now)
-
-    return update
 
 
 def _step_seed(seed: int, step: int) -> int:

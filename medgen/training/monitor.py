@@ -22,6 +22,7 @@ from medgen.training.checkpoint import write_complete
 
 GRID_ROWS = 8
 CAPTION_HEIGHT = 14  # pixels
+SMALLEST_PICTURE = 96  # pixels; smaller images are enlarged, so that captions fit
 SAME_UNIT = {"image", "healthy", "restored"}  # pictures that share one grey scale
 
 
@@ -215,4 +216,6 @@ def _pictures(name: str, images: Tensor, reference: Tensor) -> list[NDArray[np.u
         shown = shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     grey = ((shown - low) / max(high - low, 1e-6)).clamp(0, 1)
     upright = torch.rot90(grey.permute(0, 2, 3, 1), 1, (1, 2))
+    zoom = -(-SMALLEST_PICTURE // upright.shape[2])
+    upright = upright.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
     return list((upright * 255).round().to(torch.uint8).numpy())
