@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -424,3 +425,35 @@ def test_bad_yaml_is_explained(
 def test_a_missing_configuration_is_explained(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the configuration"):
         read_config(tmp_path / "absent.yaml")
+
+
+def test_tensorboard_that_is_not_installed_is_refused(
+    tmp_path: Path, rivals: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="tensorboard is switched on, but not installed"):
+        train(config(**rivals, tensorboard=True), tmp_path / "run")
+
+
+def test_tensorboard_gets_the_log(tmp_path: Path, rivals: dict[str, Any]) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(config(**rivals, tensorboard=True), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("loss/first")]
+    expected = [(line["step"], line["loss/first"]) for line in log(tmp_path / "run")]
+    assert found == [(step, pytest.approx(value, rel=1e-5)) for step, value in expected]
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(
+    tmp_path: Path,
+    rivals: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train(config(**rivals), tmp_path / "quiet")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    train(config(**rivals), tmp_path / "shown")
+    assert "10/10" in capsys.readouterr().err
