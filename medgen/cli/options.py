@@ -39,7 +39,9 @@ Json = Annotated[
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", metavar="", help="Print only errors.", rich_help_panel=COMMON),
+    typer.Option(
+        "--quiet", "-q", metavar="", help="Print only results and errors.", rich_help_panel=COMMON
+    ),
 ]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", metavar="", help="Print more.", rich_help_panel=COMMON)
