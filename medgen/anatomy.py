@@ -84,7 +84,7 @@ class AnatomyConfig(Config):
     )
     healthy_fraction: float = Field(0.15, ge=0, le=1, description="slabs without any lesion")
     with_skull: float = Field(0.05, ge=0, le=1, description="slabs that keep skull and scalp")
-    faintest_lesion: float = Field(0.2, ge=0, description="least intensity difference drawn")
+    faintest_lesion: float = Field(0.3, ge=0, description="least intensity difference drawn")
 
 
 class Subject(NamedTuple):
@@ -413,7 +413,7 @@ class AnatomySource:
         sign = LESION_SIGN.get(contrast, 1.0 if chance(generator, 0.5) else -1.0)
         if chance(generator, 0.1):
             sign = -sign
-        difference = sign * uniform(generator, self.config.faintest_lesion, 0.75)
+        difference = sign * uniform(generator, self.config.faintest_lesion, 0.9)
         spill = chance(generator, 0.3)  # some lesions do not stop at the ventricle or the sulcus
         for lesion in self._lesions(labels, tissue, generator):
             alpha, box = lesion
@@ -440,7 +440,7 @@ class AnatomySource:
         kind = uniform(generator, 0, 1)
         if kind < 0.5:
             count = 1 + int(uniform(generator, 0, 24))
-            mean_radius = uniform(generator, 1.2, 3.5)
+            mean_radius = uniform(generator, 1.4, 4.0)
             return [
                 blob(
                     seed(in_white if chance(generator, 0.8) else anywhere),

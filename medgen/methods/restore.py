@@ -35,6 +35,12 @@ class RestoreConfig(Config):
     spatial_dims: Literal[2, 3] = Field(3, description="2 for slices, 3 for volumes")
     channels: int = Field(1, ge=1, description="image channels (sequences)")
     input_slices: int = Field(1, ge=1, description="neighbouring slices as input; odd; 2-D only")
+    fold: int = Field(
+        1,
+        ge=1,
+        description="voxels per axis folded into channels before the first layer and unfolded "
+        "after the last: 2 makes the network several times faster",
+    )
     features: tuple[int, int, int, int, int] = Field(
         (16, 32, 64, 128, 160), description="channels at the five resolutions of the U-Net"
     )
@@ -54,7 +60,6 @@ class Restore(nn.Module):
     """
 
     Config = RestoreConfig
-    divisor = 16
 
     def __init__(self, config: RestoreConfig) -> None:
         super().__init__()
@@ -67,10 +72,12 @@ class Restore(nn.Module):
         self.config = config
         self.spatial_dims = config.spatial_dims
         self.input_slices = config.input_slices
+        self.divisor = 16 * config.fold
+        folded = config.fold**config.spatial_dims
         self.network = BasicUNet(
             spatial_dims=config.spatial_dims,
-            in_channels=config.channels * config.input_slices,
-            out_channels=config.channels + 1,
+            in_channels=config.channels * config.input_slices * folded,
+            out_channels=(config.channels + 1) * folded,
             features=(*config.features, config.features[0]),
             norm="batch",
         )
@@ -90,7 +97,8 @@ class Restore(nn.Module):
             nearest = tuple(-(-size // self.divisor) * self.divisor for size in sizes)
             msg = f"spatial sizes must be multiples of {self.divisor}, got {sizes}"
             raise InputError(msg, f"Pad the image to {nearest}.")
-        out = self.network(image.contiguous(memory_format=self.layout))
+        folded = fold(image, self.config.fold).contiguous(memory_format=self.layout)
+        out = unfold(self.network(folded), self.config.fold)
         channels = self.config.channels
         middle = channels * (self.input_slices // 2)
         # The network predicts the correction, so an undamaged image costs it nothing.
@@ -117,3 +125,26 @@ class Restore(nn.Module):
         """``restored`` in the image's unit and ``probability`` in 0..1."""
         restored, logits = self(image)
         return {"restored": restored, "probability": torch.sigmoid(logits)}
+
+
+def fold(image: Tensor, factor: int) -> Tensor:
+    """Blocks of voxels become channels: ``(B, C, *s)`` to ``(B, C * factor**d, *(s / factor))``.
+
+    In 2-D this is the pixel unshuffle of Shi et al. (2016).
+    """
+    batch, channels, *sizes = image.shape
+    blocks = image.reshape(
+        batch, channels, *(n for size in sizes for n in (size // factor, factor))
+    )
+    places, within = range(2, 2 + 2 * len(sizes), 2), range(3, 3 + 2 * len(sizes), 2)
+    coarse = [size // factor for size in sizes]
+    return blocks.permute(0, 1, *within, *places).reshape(batch, -1, *coarse)
+
+
+def unfold(image: Tensor, factor: int) -> Tensor:
+    """The inverse of :func:`fold`."""
+    batch, channels, *sizes = image.shape
+    dims = len(sizes)
+    blocks = image.reshape(batch, channels // factor**dims, *[factor] * dims, *sizes)
+    order = [axis for d in range(dims) for axis in (2 + dims + d, 2 + d)]
+    return blocks.permute(0, 1, *order).reshape(batch, -1, *(size * factor for size in sizes))
