@@ -127,6 +127,8 @@ def validated(kind: type[AnyConfig], values: Mapping[str, Any], where: str) -> A
             key = ".".join(str(part) for part in detail["loc"])
             if detail["type"] == "extra_forbidden":
                 problems.append(f"unknown key {key!r}.{_nearest(key, kind.model_fields)}")
+            elif detail["type"] == "missing":
+                problems.append(f"the key {key!r} is missing")
             else:
                 problems.append(f"{key}: {detail['msg']}, got {detail['input']!r}")
         known = ", ".join(kind.model_fields)

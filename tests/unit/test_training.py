@@ -407,7 +407,7 @@ def test_yaml_with_overrides(tmp_path: Path) -> None:
         (GOOD + "step: 3\n", [], "unknown key 'step'. Did you mean 'steps'"),
         (GOOD + "log_every: soon\n", [], "log_every: .*got 'soon'"),
         (GOOD.replace("vae", "vea"), [], "unknown method 'vea'. Did you mean 'vae'"),
-        ("name: a\n", [], "steps: Field required"),
+        ("name: a\n", [], "the key 'steps' is missing"),
         ("- a\n- b\n", [], "must hold `key: value` lines, got list"),
         ("name: [a\n", [], "is not valid YAML"),
         ("!!python/object/apply:os.getcwd []\n", [], "is not valid YAML"),
