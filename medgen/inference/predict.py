@@ -20,13 +20,15 @@ from pydantic import Field, PositiveInt, model_validator
 from medgen.config import Config
 from medgen.errors import InputError, MedgenError
 from medgen.inference.memory import FLOAT_BYTES, trace
-from medgen.inference.tiling import Job, Sweep
+from medgen.inference.tiling import Job, Sweep, Window
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 AXIS_OF_VIEW = {"sagittal": 0, "coronal": 1, "axial": 2}
+# Background kept around the mask; tiles lie within the mask's box grown by this many voxels.
+CONTEXT_VOXELS = 8
 
 
 class Inference(Config):
@@ -92,8 +94,8 @@ def predict_volume(
 ) -> dict[str, Tensor]:
     """Predict every map of a method on a whole image.
 
-    Inside the mask the result does not depend on which tiles were skipped. Outside it ``restored``
-    is the image and every other map is 0.
+    With a mask, tiles lie in its box grown by ``CONTEXT_VOXELS``, and those without a voxel of it
+    are skipped. Outside the mask ``restored`` is the image and every other map is 0.
 
     Args:
         method: Network; moved to ``device``, put in evaluation mode while it runs.
@@ -113,27 +115,17 @@ def predict_volume(
     """
     import torch
 
-    sweeps = sweeps_of(method, image.shape, inference)
+    sweeps_of(method, image.shape, inference)  # refuses what does not fit before any work
     inference = _within_memory(method, image.shape, inference, max_memory_gb)
     image = image.detach().as_subclass(torch.Tensor).to(device, torch.float32)
     inside = _check_mask(mask, image)
-    plans = [sweep.jobs(inside) for sweep in sweeps]
-    total, done = sum(map(len, plans)), 0
-    maps: dict[str, Tensor] = {}
-    method.to(device)
-    with _evaluation(method):
-        for earlier, (sweep, jobs) in enumerate(zip(sweeps, plans, strict=True)):
-            shares = sweep.shares(jobs, earlier, device)
-            stack = sweep.padded_stack(image)
-            for first in range(0, len(jobs), inference.batch_size):
-                batch = jobs[first : first + inference.batch_size]
-                tiles = torch.stack([sweep.cut(stack, job) for job in batch])
-                outputs = _predict(method, tiles, sweep)
-                _blend(maps, outputs, batch, shares, sweep)
-                done += len(batch)
-                if progress is not None:
-                    progress(done, total)
-    return {name: _finish(name, map_, image, inside) for name, map_ in maps.items()}
+    box = _box(inside, image)
+    maps = _predict_box(
+        method.to(device), image[box], None if inside is None else inside[box], inference, progress
+    )
+    if inside is None:
+        return {name: map_.cpu() for name, map_ in maps.items()}
+    return {name: _outside(name, map_, image, inside, box) for name, map_ in maps.items()}
 
 
 def estimate_memory_gb(method: Predicts, shape: Sequence[int], inference: Inference) -> float:
@@ -156,7 +148,7 @@ def estimate_memory_gb(method: Predicts, shape: Sequence[int], inference: Infere
         tiles = (batch, sweep.slices * shape[0], *sweep.tile)
         with _evaluation(method):
             live, channels = trace(method.predict, tiles)
-        # The image and its padded copy, the maps with one being finished, the weights.
+        # The image and its padded copy, the maps with one being put in place, the weights.
         values = shape[0] * (voxels + sweep.padded_voxels) + (channels + 1) * voxels
         values += 3 * prod(sweep.padded)
         if sweep.mirror is not None:
@@ -204,6 +196,34 @@ def _sweep(
     )
 
 
+def _predict_box(
+    method: Predicts,
+    image: Tensor,
+    inside: Tensor | None,
+    inference: Inference,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Tensor]:
+    """Run every sweep over an image and average what they predict."""
+    import torch
+
+    sweeps = sweeps_of(method, image.shape, inference)
+    plans = [sweep.jobs(inside) for sweep in sweeps]
+    total, done = sum(map(len, plans)), 0
+    maps: dict[str, Tensor] = {}
+    with _evaluation(method):
+        for earlier, (sweep, jobs) in enumerate(zip(sweeps, plans, strict=True)):
+            parts = sweep.parts(jobs, earlier, len(sweeps), image.device)
+            stack = sweep.padded_stack(image)
+            for first in range(0, len(jobs), inference.batch_size):
+                batch = jobs[first : first + inference.batch_size]
+                tiles = torch.stack([sweep.cut(stack, job) for job in batch])
+                _blend(maps, _predict(method, tiles, sweep), batch, parts, sweep)
+                done += len(batch)
+                if progress is not None:
+                    progress(done, total)
+    return maps
+
+
 def _predict(method: Predicts, tiles: Tensor, sweep: Sweep) -> dict[str, Tensor]:
     """Maps ``(B, C', *tile)`` of tiles ``(B, slices * C, *tile)``, averaged with the mirror's."""
     import torch
@@ -227,29 +247,43 @@ def _blend(
     maps: dict[str, Tensor],
     outputs: dict[str, Tensor],
     jobs: list[Job],
-    shares: Iterator[Tensor],
+    parts: Iterator[tuple[Window, Window, Tensor]],
     sweep: Sweep,
 ) -> None:
     """Average the tiles of each output into its whole map; the outputs are only read."""
     for name, output in outputs.items():
         if name not in maps:
             maps[name] = output.new_zeros((output.shape[1], *sweep.spatial))
-    for row, ((window, item), share) in enumerate(zip(jobs, shares, strict=False)):
-        source, target = sweep.source(window), sweep.target(window)
-        for name, output in outputs.items():
-            part = sweep.stack(maps[name])[item][target]
-            part.lerp_(output[row][source], share[source])
+    stacks = [(sweep.stack(maps[name]), output) for name, output in outputs.items()]
+    for row, ((_, item), (target, source, share)) in enumerate(zip(jobs, parts, strict=False)):
+        for stack, output in stacks:
+            stack[item][target].lerp_(output[row][source], share)
 
 
-def _finish(name: str, map_: Tensor, image: Tensor, inside: Tensor | None) -> Tensor:
-    """Settle what lies outside the mask, where tiles may or may not have been run."""
+def _outside(name: str, map_: Tensor, image: Tensor, inside: Tensor, box: Window) -> Tensor:
+    """Put a map in its place in the image, and settle what lies outside the mask."""
     import torch
 
-    if inside is None:
-        return map_.cpu()
-    if name == "restored" and map_.shape == image.shape:
-        return torch.where(inside, map_, image).cpu()
-    return map_.masked_fill_(~inside, 0).cpu()
+    if name == "restored" and len(map_) == len(image):
+        whole = image.clone()
+    else:
+        whole = map_.new_zeros((len(map_), *image.shape[1:]))
+    whole[box] = torch.where(inside[box], map_, whole[box])
+    return whole.cpu()
+
+
+def _box(inside: Tensor | None, image: Tensor) -> Window:
+    """The mask's box with some background, channels first; everything without a mask."""
+    box = [slice(None)]
+    for dim in range(1, image.ndim):
+        found = slice(None)
+        if inside is not None:
+            others = [other for other in range(image.ndim) if other != dim]
+            where = inside.sum(others).nonzero()[:, 0]
+            first, last = int(where[0]), int(where[-1])
+            found = slice(max(first - CONTEXT_VOXELS, 0), last + 1 + CONTEXT_VOXELS)
+        box.append(found)
+    return tuple(box)
 
 
 def _check_mask(mask: Tensor | None, image: Tensor) -> Tensor | None:

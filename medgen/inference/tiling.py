@@ -130,11 +130,14 @@ class Sweep:
         return jobs
 
     def cut(self, padded_stack: Tensor, job: Job) -> Tensor:
-        """Copy a job's tile ``(slices * C, *tile)``; the end slices repeat beyond the ends."""
+        """A job's tile ``(slices * C, *tile)``; the end slices repeat beyond the ends."""
         window, item = job
+        tiles = padded_stack[(slice(None), slice(None), *window)]
+        if self.slices == 1:
+            return tiles[item]
         reach = self.slices // 2
         near = [min(max(i, 0), self.items - 1) for i in range(item - reach, item + reach + 1)]
-        return padded_stack[(slice(None), slice(None), *window)][near].flatten(0, 1)
+        return tiles[near].flatten(0, 1)
 
     def mirrored(self, tiles: Tensor) -> Tensor:
         """Tiles ``(B, slices * C, *tile)`` as they are cut from the image's mirror."""
@@ -146,25 +149,30 @@ class Sweep:
         """Maps ``(B, C, *tile)`` of mirrored tiles, turned back."""
         return maps.flip(2) if self.mirror == "item" else maps
 
-    def shares(self, jobs: list[Job], earlier: int, device: str | torch.device) -> Iterator[Tensor]:
-        """For each job its share ``(1, *tile)`` of the average: its weight / the weight so far.
+    def parts(
+        self, jobs: list[Job], earlier: int, sweeps: int, device: str | torch.device
+    ) -> Iterator[tuple[Window, Window, Tensor]]:
+        """For each job where it goes in the item, from where in its tile, and its share there.
 
-        The weights of one sweep sum to 1 in each voxel, and ``earlier`` sweeps weigh that many. A
-        window skipped in an item holds no voxel of the mask there, so that inside the mask the
-        sums are complete.
+        A share ``(1, *part)`` of the average so far is the tile's weight / the weight so far. With
+        several sweeps the weights of each sum to 1 in every voxel, so that the ``earlier`` ones
+        weigh that many. A window skipped in an item holds no voxel of the mask there; inside the
+        mask the sums are therefore complete.
         """
         import torch
         from monai.data.utils import compute_importance_map
 
         importance = compute_importance_map(self.tile, mode=self.blending, device=device)
         full = torch.zeros(self.padded, device=device)
-        for window in self.windows:
+        for window in self.windows if sweeps > 1 else ():
             full[window] += importance
         so_far = torch.full(self.padded, float(earlier), device=device)
         current: Window | None = None
         for window, _ in jobs:
             if window is not current:
-                current, weight = window, importance / full[window]
+                current = window
+                weight = importance / full[window] if sweeps > 1 else importance
                 so_far[window] += weight
-                share = (weight / so_far[window])[None]
-            yield share
+                target, source = self.target(window), self.source(window)
+                share = (weight / so_far[window])[None][source]
+            yield target, source, share

@@ -110,13 +110,29 @@ def test_batch_size_and_skipped_tiles_change_nothing_inside_the_mask(
     case: dict[str, Any], batch_size: int
 ) -> None:
     image, mask, inference = case["image"], case["mask"], case["inference"]
+    inside = torch.ones_like(image[:1], dtype=torch.bool) if mask is None else mask
+    inside.view(-1)[[0, -1]] = True  # from corner to corner, so that tiles lie the same way
     method = Convolution(case["dims"], case["slices"], len(image))
-    maps = predict_volume(method, image, mask, inference)
+    maps = predict_volume(method, image, inside, inference)
     other = inference.model_copy(update={"batch_size": batch_size})
     everywhere = predict_volume(method, image, None, other)
-    inside = torch.ones_like(image[:1], dtype=torch.bool) if mask is None else mask
     for name, map_ in maps.items():
         assert torch.allclose(map_ * inside, everywhere[name] * inside, atol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@PROFILE
+@given(data=st.data())
+def test_background_far_from_the_mask_changes_nothing(dims: int, data: st.DataObject) -> None:
+    corner = data.draw(st.lists(st.integers(0, 20), min_size=3, max_size=3))
+    image, mask = torch.rand((1, 30, 30, 30)), torch.zeros((1, 30, 30, 30), dtype=torch.bool)
+    mask[(0, *(slice(start, start + 9) for start in corner))] = True
+    method = Convolution(dims, 3 if dims == 2 else 1)
+    inference = Inference(mode="3d" if dims == 3 else "2.5d", views=("axial", "sagittal"))
+    maps = predict_volume(method, image, mask, inference)
+    everywhere = predict_volume(method, image, None, inference)
+    for name, map_ in maps.items():
+        assert torch.allclose(map_[mask], everywhere[name][mask], atol=1e-5)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

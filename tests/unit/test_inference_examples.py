@@ -132,8 +132,19 @@ def test_tiles_without_a_mask_voxel_are_not_run() -> None:
         method, image, mask, inference, progress=lambda done, total: told.append((done, total))
     )
     assert [batch.shape for batch in method.batches] == [(1, 1, 4, 4, 4)]
+    assert torch.equal(method.batches[0][0], image[:, :4, :4, :4])
     assert told == [(1, 1)]
     assert maps["score"].count_nonzero() == 1
+
+
+def test_whole_slices_are_cut_to_the_mask_and_some_background() -> None:
+    method = Method(lambda batch: batch)
+    image, mask = torch.rand((1, 40, 50, 60)), torch.zeros((1, 40, 50, 60), dtype=torch.bool)
+    mask[0, 20:22, 0, 30:33] = True
+    score = predict_volume(method, image, mask, Inference(mode="2d"))["score"]
+    (batch,) = method.batches
+    assert batch.shape == (3, 1, 18, 9)
+    assert torch.equal(score, image * mask)
 
 
 def test_outside_the_mask_restored_is_the_image() -> None:
