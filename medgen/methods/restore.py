@@ -83,7 +83,7 @@ class Restore(nn.Module):
         )
         # On CPUs 2-D convolutions run about 1.5 times faster in this layout.
         self.layout = torch.channels_last if config.spatial_dims == 2 else torch.channels_last_3d
-        self.network.to(memory_format=self.layout)
+        self.network.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimiser for the one network."""

@@ -54,9 +54,7 @@ def test_batches_have_the_promised_shapes_and_ranges(source: PhantomSource) -> N
 
 
 def test_volumes_are_drawn_in_3d() -> None:
-    config = PhantomConfig(
-        heads=1, spacing_mm=3.0, spatial_dims=3, size=(32, 40, 24), batch_size=2
-    )
+    config = PhantomConfig(heads=1, spacing_mm=3.0, spatial_dims=3, size=(32, 40, 24), batch_size=2)
     batch = PhantomSource(config).batch(0)
     assert {tuple(image.shape) for image in batch.values()} == {(2, 1, 32, 40, 24)}
 

@@ -52,9 +52,7 @@ def test_a_blob_at_the_border_is_cut_off_not_refused(seed: int) -> None:
 
 
 @given(st.integers(0, 10_000))
-def test_real_shapes_keep_their_volume_when_placed(
-    shapes: LesionShapes, seed: int
-) -> None:
+def test_real_shapes_keep_their_volume_when_placed(shapes: LesionShapes, seed: int) -> None:
     """Turning and mirroring must not tear a mask: its volume follows from the scale alone."""
     alpha, box = shapes.place((20, 20, 20), (40, 40, 40), 1.0, seeded(seed), largest=99)
     whole = torch.zeros(40, 40, 40)
