@@ -98,7 +98,7 @@ class Geometry:
         return (offset @ np.linalg.inv(self.affine[:3, :3]).T)[..., : self.spatial_dims]
 
     def same_grid_as(self, other: Geometry, tolerance_mm: float = GRID_TOLERANCE_MM) -> bool:
-        """True if both grids have one shape and no voxel centre differs by more than the tolerance."""
+        """True if shapes agree and no voxel centre differs by more than the tolerance."""
         if self.shape != other.shape:
             return False
         far = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape])).reshape(

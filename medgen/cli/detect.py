@@ -47,7 +47,8 @@ def detect_anomalies(
         ),
     ] = None,
     report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Draw overview.png and report.html.")
+        bool,
+        typer.Option("--report/--no-report", metavar="", help="Draw overview.png and report.html."),
     ] = True,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,

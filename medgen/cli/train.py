@@ -12,9 +12,9 @@ from medgen.cli.console import NORMAL, Settings, configure, print_json, say, std
 
 EPILOG = (
     "**Examples**\n\n"
-    "medgen train configs/restore.yaml -o runs/restore\n\n"
-    "medgen train configs/restore.yaml -o runs/restore --resume\n\n"
-    "medgen train configs/vae.yaml -o runs/vae --set data.folder=label_maps --set steps=2000"
+    "medgen train configs/brain-mr.yaml -o runs/brain-mr\n\n"
+    "medgen train configs/brain-mr.yaml -o runs/brain-mr --resume\n\n"
+    "medgen train configs/baselines/brain-vae.yaml -o runs/vae --set data.folder=label_maps"
 )
 
 
@@ -32,7 +32,7 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")
+        bool, typer.Option("--resume", metavar="", help="Go on from the last checkpoint in OUT.")
     ] = False,
     max_minutes: Annotated[
         float | None,
