@@ -6,8 +6,11 @@ with random contrast (the idea of Billot et al., SynthSeg, Med Image Anal 2023),
 cannot rely on one scanner or sequence. Learning to localise synthetic anomalies directly follows
 Tan et al., "Detecting outliers with foreign patch interpolation" (2020).
 
-``probability`` is between 0 and 1 and means *how likely the training simulation would have put
-damage here*; it is not the probability of disease. ``restored`` has the image's unit.
+``log_odds`` are those of damage: their sigmoid, between 0 and 1, means *how likely the training
+simulation would have put damage here*; it is not the probability of disease. Averaging log-odds
+over views instead of probabilities lets a view that is sure of health outweigh an unsure one.
+``restored`` has the image's unit.
+
 The network is a U-Net (Ronneberger 2015). With ``input_slices`` > 1 (2-D only) neighbouring
 slices enter as channels and the middle one is predicted.
 """
@@ -122,9 +125,9 @@ class Restore(nn.Module):
         yield "network", loss, {name: part.detach() for name, part in parts.items()}
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
-        """``restored`` in the image's unit and ``probability`` in 0..1."""
+        """``restored`` in the image's unit and the ``log_odds`` of damage, without bounds."""
         restored, logits = self(image)
-        return {"restored": restored, "probability": torch.sigmoid(logits)}
+        return {"restored": restored, "log_odds": logits}
 
 
 def fold(image: Tensor, factor: int) -> Tensor:

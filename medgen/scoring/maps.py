@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, field_validator
-from scipy import ndimage
+from scipy import ndimage, special
 
 from medgen.config import Config
 from medgen.errors import InputError
@@ -30,7 +30,8 @@ class Scoring(Config):
 
     evidence: Evidence = Field(
         "probability",
-        description="What the map is made of: the method's anomaly 'probability' (0..1), its "
+        description="What the map is made of: the method's anomaly 'probability' (0..1, the "
+        "sigmoid of its 'log_odds'), its "
         "direct 'score', or the difference between the image and the restored healthy image: "
         "'residual_positive' max(image - restored, 0), 'residual_negative' max(restored - image, "
         "0), 'residual_absolute' |image - restored|; the mean over channels.",
@@ -42,6 +43,13 @@ class Scoring(Config):
         description="Weight w of the soft intensity prior (0 is off). The map becomes "
         "evidence * ((1 - w) + w * e), e being the histogram-equalised intensity inside the brain "
         "(0 the darkest voxel, 1 the brightest).",
+    )
+    prior_side: Literal["bright", "dark", "auto"] = Field(
+        "bright",
+        description="Which intensities the soft prior favours: 'bright' as above, 'dark' with "
+        "1 - e instead of e, or 'auto': decided once per scan by whether the restored image is "
+        "darker or brighter than the scan where the evidence lies (lesions are bright on FLAIR "
+        "and T2, dark on T1).",
     )
     hyperintensity_percentile: float = Field(
         0.0,
@@ -84,8 +92,8 @@ def score_map(
 
     Args:
         image: Prepared image ``(C, X, Y[, Z])``.
-        outputs: What the method predicted, each ``(C', X, Y[, Z])``: ``probability``, ``score``
-            and/or ``restored``.
+        outputs: What the method predicted, each ``(C', X, Y[, Z])``: ``log_odds``,
+            ``score`` and/or ``restored``.
         mask: Brain mask ``(X, Y[, Z])`` or ``(1, X, Y[, Z])``.
         scoring: What to use and how.
         spacing_mm: Voxel size per axis; needed by ``erosion_mm`` only.
@@ -106,7 +114,10 @@ def score_map(
     intensity = voxels.mean(axis=0)
     if scoring.intensity_prior:
         weight = np.float32(scoring.intensity_prior)
-        scores *= (1 - weight) + weight * equalised(intensity, inside)
+        prior = equalised(intensity, inside)
+        if not _favours_bright(voxels, outputs, scores, scoring.prior_side):
+            prior = 1 - prior
+        scores *= (1 - weight) + weight * prior
     if scoring.hyperintensity_percentile and inside.any():
         limit = np.percentile(intensity[inside], scoring.hyperintensity_percentile)
         scores[intensity < limit] = 0
@@ -119,11 +130,27 @@ def score_map(
     return scores
 
 
+def _favours_bright(
+    image: NDArray[np.float32],
+    outputs: Mapping[str, ArrayLike],
+    scores: NDArray[np.float32],
+    side: str,
+) -> bool:
+    """Whether bright voxels are the suspicious ones in this scan."""
+    if side != "auto":
+        return side == "bright"
+    if "restored" not in outputs:
+        msg = "prior_side 'auto' needs the output 'restored', which this method does not give"
+        raise InputError(msg, "Set prior_side to 'bright' or 'dark' in the scoring settings.")
+    change = (image - np.asarray(outputs["restored"], dtype=np.float32)).mean(axis=0)
+    return bool((scores * change).sum(dtype=np.float64) >= 0)
+
+
 def _evidence(
     image: NDArray[np.float32], outputs: Mapping[str, ArrayLike], evidence: Evidence
 ) -> NDArray[np.float32]:
     """The evidence ``(X, Y[, Z])`` as :class:`Scoring` names it."""
-    key = "restored" if evidence.startswith("residual") else evidence
+    key = {"probability": "log_odds", "score": "score"}.get(evidence, "restored")
     if key not in outputs:
         msg = f"the evidence {evidence!r} needs the output {key!r}; this method gives " + (
             ", ".join(sorted(outputs)) or "none"
@@ -134,7 +161,10 @@ def _evidence(
     if output.shape != expected:
         msg = f"the output {key!r} must have shape {expected}, got {output.shape}"
         raise InputError(msg)
-    if key != "restored":
+    if key == "log_odds":
+        probability: NDArray[np.float32] = special.expit(output[0])
+        return probability
+    if key == "score":
         return output[0]
     residual = image - output
     if evidence == "residual_positive":

@@ -156,7 +156,7 @@ def validate(method: Any, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, 
 
     Returns:
         ``validation/restoration`` is the mean absolute error of ``restored`` inside the mask, in
-        the image's unit; ``validation/dice`` the soft Dice of ``probability`` with the simulated
+        the image's unit; ``validation/dice`` the soft Dice of the probability with the simulated
         anomaly, 0..1.
     """
     sums: dict[str, float] = defaultdict(float)
@@ -165,8 +165,8 @@ def validate(method: Any, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, 
         if "restored" in outputs:
             error = (outputs["restored"] - batch["healthy"]).abs()
             sums["validation/restoration"] += float(mean_inside(error, batch["mask"]))
-        if "probability" in outputs:
-            found = outputs["probability"] * batch["mask"]
+        if "log_odds" in outputs:
+            found = torch.sigmoid(outputs["log_odds"]) * batch["mask"]
             sums["validation/dice"] += float(soft_dice(found, batch["anomaly"]))
     return {name: total / len(batches) for name, total in sums.items()}
 
@@ -184,8 +184,10 @@ def save_grid(
     columns = {
         "image": _middle(batch["image"], input_slices),
         **{name: batch[name] for name in ("healthy", "anomaly") if name in batch},
-        **outputs,
+        **{name: value for name, value in outputs.items() if name != "log_odds"},
     }
+    if "log_odds" in outputs:
+        columns["probability"] = torch.sigmoid(outputs["log_odds"])
     tiles = {name: _pictures(name, value, columns["image"]) for name, value in columns.items()}
     rows = [np.concatenate(row, axis=1) for row in zip(*tiles.values(), strict=True)]
     grid = Image.new("RGB", (rows[0].shape[1], CAPTION_HEIGHT + sum(len(row) for row in rows)))

@@ -143,7 +143,7 @@ def test_whole_slices_are_cut_to_the_mask_and_some_background() -> None:
     mask[0, 20:22, 0, 30:33] = True
     score = predict_volume(method, image, mask, Inference(mode="2d"))["score"]
     (batch,) = method.batches
-    assert batch.shape == (3, 1, 18, 9)
+    assert batch.shape == (3, 1, 10, 5)
     assert torch.equal(score, image * mask)
 
 

@@ -51,7 +51,7 @@ def test_the_restored_image_is_the_middle_slice_plus_a_correction() -> None:
     image = torch.rand(1, 5, 32, 64)
     outputs = method.predict(image)
     assert torch.equal(outputs["restored"], image[:, 2:3])
-    assert torch.equal(outputs["probability"], torch.full((1, 1, 32, 64), 0.5))
+    assert torch.equal(outputs["log_odds"], torch.zeros(1, 1, 32, 64))
 
 
 @pytest.mark.parametrize(("dims", "slices"), [(2, 4), (3, 3)])

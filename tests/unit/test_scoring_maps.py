@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from scipy import ndimage, stats
+from scipy import ndimage, special, stats
 
 from medgen.errors import InputError
 from medgen.scoring import Scoring, equalised, median_in_mask, score_map
@@ -21,14 +21,14 @@ def case() -> dict[str, np.ndarray]:
     return {
         "image": generator.random((2, *SHAPE), dtype=np.float32) * mask,
         "restored": generator.random((2, *SHAPE), dtype=np.float32),
-        "probability": generator.random((1, *SHAPE), dtype=np.float32),
+        "log_odds": generator.normal(size=(1, *SHAPE)).astype(np.float32),
         "mask": mask,
     }
 
 
 def scored(case: dict[str, np.ndarray], **settings: object) -> np.ndarray:
     spacing = settings.pop("spacing_mm", None)
-    outputs = {key: case[key] for key in ("restored", "probability")}
+    outputs = {key: case[key] for key in ("restored", "log_odds")}
     return score_map(case["image"], outputs, case["mask"], Scoring(**settings), spacing_mm=spacing)
 
 
@@ -51,7 +51,9 @@ def test_probability_is_passed_through_inside_the_mask_and_inputs_are_untouched(
     before = {key: value.copy() for key, value in case.items()}
     result = scored(case, evidence="probability", intensity_prior=0.5, median=3)
     plain = scored(case, evidence="probability")
-    np.testing.assert_array_equal(plain, np.where(case["mask"], case["probability"][0], 0))
+    np.testing.assert_array_equal(
+        plain, np.where(case["mask"], special.expit(case["log_odds"][0]), 0)
+    )
     assert result.dtype == plain.dtype == np.float32
     for key, value in before.items():
         np.testing.assert_array_equal(case[key], value)
@@ -67,7 +69,7 @@ def test_hard_prior_silences_all_below_the_brains_percentile(case):
     intensity, inside = case["image"].mean(axis=0), case["mask"]
     result = scored(case, hyperintensity_percentile=90)
     bright = inside & (intensity >= np.percentile(intensity[inside], 90))
-    np.testing.assert_array_equal(result, np.where(bright, case["probability"][0], 0))
+    np.testing.assert_array_equal(result, np.where(bright, special.expit(case["log_odds"][0]), 0))
     assert 0.05 < bright.sum() / inside.sum() < 0.15
 
 
@@ -133,10 +135,10 @@ def test_an_empty_mask_gives_an_empty_map(case):
 @pytest.mark.parametrize(
     ("change", "settings", "words"),
     [
-        ({}, {"evidence": "score"}, "'score'.*probability, restored"),
+        ({}, {"evidence": "score"}, "'score'.*log_odds, restored"),
         ({"mask": np.ones((3, 3, 3))}, {}, "mask must have the map's shape"),
-        ({"probability": np.ones((2, *SHAPE))}, {}, "must have shape"),
-        ({"probability": np.full((1, *SHAPE), np.nan)}, {}, "not finite"),
+        ({"log_odds": np.ones((2, *SHAPE))}, {}, "must have shape"),
+        ({"log_odds": np.full((1, *SHAPE), np.nan)}, {}, "not finite"),
         ({}, {"erosion_mm": 3}, "spacing_mm"),
     ],
 )
@@ -152,3 +154,22 @@ def test_wrong_input_is_refused(case, change, settings, words):
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ValidationError):
         Scoring(**settings)
+
+
+@pytest.mark.parametrize("brighter", [True, False])
+def test_the_side_of_the_prior_follows_the_restoration(case, brighter):
+    """Where the scan is brighter than restored, bright voxels are the suspicious ones."""
+    shift = np.float32(0.5 if brighter else -0.5)
+    outputs = {"log_odds": case["log_odds"], "restored": case["image"] - shift}
+    auto, fixed = (
+        score_map(case["image"], outputs, case["mask"], Scoring(intensity_prior=1, prior_side=side))
+        for side in ("auto", "bright" if brighter else "dark")
+    )
+    np.testing.assert_array_equal(auto, fixed)
+    assert fixed.any()
+
+
+def test_an_automatic_side_needs_a_restored_image(case):
+    scoring = Scoring(intensity_prior=1, prior_side="auto")
+    with pytest.raises(InputError, match="restored"):
+        score_map(case["image"], {"log_odds": case["log_odds"]}, case["mask"], scoring)

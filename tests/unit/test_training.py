@@ -348,7 +348,7 @@ def test_batches_come_in_order_and_do_not_depend_on_threads() -> None:
 def test_validation_measures_what_is_predicted() -> None:
     class Fixed:
         def predict(self, image: Tensor) -> dict[str, Tensor]:
-            return {"restored": image + 0.25, "probability": (image > 0.5).float()}
+            return {"restored": image + 0.25, "log_odds": 200 * (image - 0.5).sign()}
 
     image = torch.rand(2, 1, 8, 8)
     batch = {"image": image, "healthy": image, "anomaly": (image > 0.5).float(),
