@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 AXIS_OF_VIEW = {"sagittal": 0, "coronal": 1, "axial": 2}
 # Background kept around the mask; tiles lie within the mask's box grown by this many voxels.
-CONTEXT_VOXELS = 8
+CONTEXT_VOXELS = 4
 
 
 class Inference(Config):
