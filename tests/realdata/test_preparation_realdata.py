@@ -34,7 +34,8 @@ def test_skull_stripped_scans_are_recognised(data_dir: Path, name: str) -> None:
     assert "skull-stripped" in prepared.notes[0]
     back = prepared.to_source(prepared.image)
     inside = prepared.source_mask
-    assert np.corrcoef(back[0][inside], volume.voxels[0][inside])[0, 1] > 0.95
+    # 1 mm voxels have passed through 1.5 mm ones: some detail is gone, nothing has moved.
+    assert np.corrcoef(back[0][inside], volume.voxels[0][inside])[0, 1] > 0.9
     assert (volume.voxels[0][~inside] <= 0.002 * volume.voxels.max()).mean() > 0.999
 
 
@@ -49,6 +50,4 @@ def test_brain_is_extracted_from_a_real_head(data_dir: Path) -> None:
         np.abs(extent - (135, 170, 125)) < (20, 20, 25)
     ).all()  # a brain's width, length, height
     assert np.median(volume.voxels[0][found.mask]) > 100
-    rim = volume.voxels[0].copy()
-    rim[:, 60:, :] = 0
     assert not found.mask[:, :, -8:].any()  # the scalp at the top
