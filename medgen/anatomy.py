@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -37,14 +36,15 @@ from medgen.corruption import (
     uniform,
 )
 from medgen.errors import InputError, LeakageError
-
-# FreeSurfer labels by tissue; both hemispheres. Everything from 500 on is outside the brain.
-WHITE_MATTER = (2, 41, 7, 46, 28, 60, 16, 85)
-CORTEX = (3, 42, 8, 47)
-DEEP_GREY = (10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58)
-VENTRICLES = (4, 43, 5, 44, 14, 15, 72)
-FLUID = (*VENTRICLES, 24)
-FIRST_OUTSIDE_BRAIN = 500
+from medgen.label_maps import (
+    CORTEX,
+    DEEP_GREY,
+    FLUID,
+    VENTRICLES,
+    WHITE_MATTER,
+    brain_distance_mm,
+    read_label_maps,
+)
 
 # Mean intensity of white matter, cortex, deep grey and fluid; 1 is the brightest tissue.
 PRIORS = {
@@ -54,6 +54,8 @@ PRIORS = {
 }
 # Sign of a lesion's intensity difference; a sequence that is not listed draws either sign.
 LESION_SIGN = {"t1": -1.0, "t2": 1.0, "flair": 1.0}
+# These become 0 and 1, as in medgen.preparation; packing compares them.
+PERCENTILES = (0.01, 0.99)
 # A lesion counts as visible where it changes the image by this part of the intensity range.
 LEAST_VISIBLE = 0.04
 # In-plane and through-plane array axes of a slab (D, H, W) cut from a volume (X, Y, Z).
@@ -100,47 +102,6 @@ class Subject(NamedTuple):
     reach: Tensor
 
 
-def brain_distance_mm(labels: NDArray[Any], spacing_mm: float) -> NDArray[np.float32]:
-    """Signed distance in mm to the brain's outer surface, negative inside.
-
-    The brain is every label below 500 except free fluid (24), closed over its sulci.
-    """
-    core = (labels > 0) & (labels < FIRST_OUTSIDE_BRAIN) & (labels != 24)
-    ball = ndimage.distance_transform_edt(np.pad(~core, 3, constant_values=True))
-    closed = ndimage.distance_transform_edt(ball * spacing_mm <= 4.0) * spacing_mm > 4.0
-    brain = ndimage.binary_fill_holes(core | closed[3:-3, 3:-3, 3:-3])
-    outside = ndimage.distance_transform_edt(~brain) * spacing_mm
-    inside = ndimage.distance_transform_edt(brain) * spacing_mm
-    return (outside - inside).astype(np.float32)
-
-
-def read_label_maps(folder: Path, names: Sequence[str], spacing_mm: float) -> list[NDArray[Any]]:
-    """Label maps as arrays (X, Y, Z), axes pointing right, front, up.
-
-    Raises:
-        InputError: If the folder, a name, or the expected voxel size is missing.
-    """
-    import nibabel
-
-    if not folder.is_dir():
-        msg = f"no folder of label maps at {folder}"
-        raise InputError(msg, "Set data.folder in the training configuration.")
-    files = {file.name.split(".")[0]: file for file in sorted(folder.glob("*.nii*"))}
-    missing = [name for name in names if name not in files]
-    if missing or not files:
-        msg = f"label maps {missing or '*.nii.gz'} are not in {folder} (found {sorted(files)})"
-        raise InputError(msg)
-    maps = []
-    for name in names or sorted(files):
-        image = nibabel.as_closest_canonical(nibabel.load(files[name]))
-        spacing = np.array(image.header.get_zooms()[:3], dtype=float)
-        labels = np.asanyarray(image.dataobj).astype(np.int16)
-        if np.abs(spacing - spacing_mm).max() > 0.01:
-            labels = ndimage.zoom(labels, spacing / spacing_mm, order=0)
-        maps.append(labels)
-    return maps
-
-
 def gaussian_blur(image: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Blur (D, H, W) with one standard deviation (voxels) per axis; borders are replicated."""
     out = image[None, None]
@@ -171,7 +132,7 @@ def _percentiles(image: Tensor, mask: Tensor) -> Tensor:
     """The 1st and 99th percentile inside the mask; of a sample, which is enough."""
     inside = image[mask]
     inside = inside[:: max(1, len(inside) // 20_000)]
-    return torch.quantile(inside, torch.tensor([0.01, 0.99]))
+    return torch.quantile(inside, torch.tensor(PERCENTILES))
 
 
 class AnatomySource:

@@ -19,7 +19,7 @@ ROWS = (
     ("errors", "config"),
     ("volume", "devices", "run_record"),
     ("io", "resampling"),
-    ("preparation", "brain", "corruption", "phantoms", "anatomy"),
+    ("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
     ("networks", "losses"),
     ("methods",),
     ("training", "inference", "scoring", "metrics"),
@@ -34,15 +34,16 @@ ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 NEIGHBOURS = {
     ("preparation", "brain"),
     ("anatomy", "corruption"),
+    ("anatomy", "label_maps"),
     ("anatomy", "phantoms"),
     ("package", "manifest"),
     ("metrics", "scoring"),  # both count findings; one definition
 }
 # Nearer than the row says: a method must stay usable on plain tensors.
 FORBIDDEN = {
-    "methods": {"io", "preparation", "brain", "corruption", "phantoms", "anatomy"},
-    "losses": {"io", "preparation", "brain", "corruption", "phantoms", "anatomy"},
-    "networks": {"io", "preparation", "brain", "corruption", "phantoms", "anatomy"},
+    "methods": {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"},
+    "losses": {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"},
+    "networks": {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"},
     "training": {"io"},
     "scoring": {"io"},
     "metrics": {"io"},

@@ -30,6 +30,7 @@ from torch.optim import AdamW, Optimizer
 from medgen.config import Config
 from medgen.errors import InputError
 from medgen.losses import mean_inside, soft_dice
+from medgen.methods._sizes import require_multiples
 
 
 class RestoreConfig(Config):
@@ -95,11 +96,7 @@ class Restore(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Image ``(B, slices * C, *s)`` to restored ``(B, C, *s)`` and logits ``(B, 1, *s)``."""
-        sizes = tuple(image.shape[2:])
-        if any(size % self.divisor for size in sizes):
-            nearest = tuple(-(-size // self.divisor) * self.divisor for size in sizes)
-            msg = f"spatial sizes must be multiples of {self.divisor}, got {sizes}"
-            raise InputError(msg, f"Pad the image to {nearest}.")
+        require_multiples(image.shape[2:], self.divisor)
         folded = fold(image, self.config.fold).contiguous(memory_format=self.layout)
         out = unfold(self.network(folded), self.config.fold)
         channels = self.config.channels

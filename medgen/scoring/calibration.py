@@ -70,12 +70,18 @@ class Calibration(Config):
     )
     left_out_false_findings_per_scan: float | None = Field(
         None,
-        description="The same count with each scan judged by a threshold chosen on the others: "
-        "the honest estimate for the next scan. None if there was one scan only.",
+        description="The same count with each subject's scans judged by a threshold chosen on "
+        "the other subjects': the honest estimate for the next one. None for one subject only.",
+    )
+    subjects: int | None = Field(
+        None, ge=1, description="People the scans show. None: not recorded, each scan another's."
     )
 
     @model_validator(mode="after")
-    def _sorted(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.subjects is not None and self.subjects > len(self.scan_scores):
+            msg = f"{len(self.scan_scores)} scans cannot show {self.subjects} subjects"
+            raise ValueError(msg)
         if list(self.scan_scores) != sorted(self.scan_scores):
             msg = "scan_scores must be sorted from low to high"
             raise ValueError(msg)
@@ -89,6 +95,7 @@ class Calibration(Config):
         minimum_volume_mm3: float = 0.0,
         *,
         target_false_volume_mm3_per_scan: float = FALSE_VOLUME_MM3,
+        subjects: Sequence[str] | None = None,
     ) -> Calibration:
         """The smallest threshold that keeps both targets, there and at every higher threshold.
 
@@ -100,12 +107,17 @@ class Calibration(Config):
             target_false_findings_per_scan: Findings allowed per scan, on average.
             minimum_volume_mm3: Smaller regions are no findings.
             target_false_volume_mm3_per_scan: Volume of findings allowed per scan, on average.
+            subjects: Whose each scan is; without it, every scan counts as another person's.
 
         Raises:
-            InputError: Without scans.
+            InputError: Without scans, or with another number of subjects than of scans.
         """
         if not normals:
             msg = "calibration needs at least one normal scan, got none"
+            raise InputError(msg)
+        owners = [str(n) for n in range(len(normals))] if subjects is None else list(subjects)
+        if len(owners) != len(normals):
+            msg = f"calibration needs a subject for each of {len(normals)} scans, got {len(owners)}"
             raise InputError(msg)
         scan_scores = tuple(sorted(scan_score(*normal) for normal in normals))
         targets = (target_false_findings_per_scan, target_false_volume_mm3_per_scan)
@@ -131,15 +143,17 @@ class Calibration(Config):
             expected_false_findings_per_scan=float(found[:, 0].mean()),
             expected_false_volume_mm3_per_scan=float(found[:, 1].mean()),
             left_out_false_findings_per_scan=_left_out(
-                normals, sweeps, volumes, targets, minimum_volume_mm3
+                normals, sweeps, volumes, targets, minimum_volume_mm3, owners
             ),
+            subjects=len(set(owners)),
         )
 
     def p_value(self, score: float) -> float:
         """Conformal p-value of a scan score: ``(1 + normals that score as high) / (n + 1)``.
 
         Among healthy scans like the normal ones, a value of p or less comes up in at most a share
-        p of them, whatever the distribution of the scores.
+        p of them, whatever the distribution of the scores. That takes the scans as exchangeable;
+        several scans of few people are so only roughly.
         """
         as_high = len(self.scan_scores) - bisect_left(self.scan_scores, score)
         return (1 + as_high) / (len(self.scan_scores) + 1)
@@ -148,6 +162,15 @@ class Calibration(Config):
     def threshold_rule(self) -> str:
         """What the threshold promises, on how many scans, and how finely they can say it."""
         scans = len(self.scan_scores)
+        subjects = self.subjects or scans
+        normal_scans, others, caution = f"{scans} normal scan{'s' * (scans != 1)}", "others", ""
+        if subjects != scans:
+            brains = f"{subjects} brain{'s' * (subjects != 1)}"
+            normal_scans, others = f"{scans} scans of {brains}", "other brains"
+            caution = (
+                f" Both the limit and the p-values treat the {scans} scans as exchangeable, which "
+                f"scans of {brains} are only roughly."
+            )
         count = round(self.expected_false_findings_per_scan * scans)
         # Exact (Garwood) upper limit of a Poisson mean.
         upper = float(special.gammaincinv(count + 1, 0.95)) / scans
@@ -155,18 +178,18 @@ class Calibration(Config):
             ""
             if self.left_out_false_findings_per_scan is None
             else f"; {self.left_out_false_findings_per_scan:.2g} per scan when each is judged by "
-            "a threshold chosen on the others"
+            f"a threshold chosen on the {others}"
         )
         return (
             f"{self.threshold:.4g} is the smallest threshold with at most "
             f"{self.target_false_findings_per_scan:g} false findings of "
             f"{self.minimum_volume_mm3:g} mm3 or more and at most "
             f"{self.target_false_volume_mm3_per_scan:g} mm3 of them per normal scan, there and at "
-            f"every higher threshold. On {scans} normal scan{'s' * (scans != 1)} it gave {count} "
+            f"every higher threshold. On {normal_scans} it gave {count} "
             f"({self.expected_false_findings_per_scan:.2g} per scan, "
             f"{self.expected_false_volume_mm3_per_scan:.3g} mm3 per scan{left_out}); with "
             f"95 % confidence that shows an expected number below {upper:.2g} per scan, no less. "
-            f"The smallest p-value they can give is 1/{scans + 1} = {1 / (scans + 1):.2g}."
+            f"The smallest p-value they can give is 1/{scans + 1} = {1 / (scans + 1):.2g}.{caution}"
         )
 
 
@@ -196,15 +219,20 @@ def _left_out(
     volumes: NDArray[np.float64],
     targets: tuple[float, float],
     minimum_volume_mm3: float,
+    owners: Sequence[str],
 ) -> float | None:
-    """Mean number of findings of each scan at the threshold that the other scans choose."""
-    if len(normals) < 2:
+    """Mean number of findings per scan at the threshold that the other subjects' scans choose."""
+    if len(set(owners)) < 2:
         return None
     counts = []
-    for i, normal in enumerate(normals):
-        others = [s for j, s in enumerate(sweeps) if j != i]
-        threshold = _smallest_threshold(others, np.delete(volumes, i), *targets)
-        counts.append(_found(*normal, threshold, minimum_volume_mm3)[0])
+    for owner in dict.fromkeys(owners):
+        other = [i for i, name in enumerate(owners) if name != owner]
+        threshold = _smallest_threshold([sweeps[i] for i in other], volumes[other], *targets)
+        counts += [
+            _found(*normal, threshold, minimum_volume_mm3)[0]
+            for normal, name in zip(normals, owners, strict=True)
+            if name == owner
+        ]
     return float(np.mean(counts))
 
 

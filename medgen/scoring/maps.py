@@ -47,8 +47,8 @@ class Scoring(Config):
     prior_side: Literal["bright", "dark", "auto"] = Field(
         "bright",
         description="Which intensities the soft prior favours: 'bright' as above, 'dark' with "
-        "1 - e instead of e, or 'auto': decided once per scan by whether the restored image is "
-        "darker or brighter than the scan where the evidence lies (lesions are bright on FLAIR "
+        "1 - e instead of e, or 'auto': a mixture of both, decided once per scan by how much of "
+        "the evidence lies where the scan is brighter than restored (lesions are bright on FLAIR "
         "and T2, dark on T1).",
     )
     hyperintensity_percentile: float = Field(
@@ -115,8 +115,8 @@ def score_map(
     if scoring.intensity_prior:
         weight = np.float32(scoring.intensity_prior)
         prior = equalised(intensity, inside)
-        if not _favours_bright(voxels, outputs, scores, scoring.prior_side):
-            prior = 1 - prior
+        bright = _brightness_of_evidence(voxels, outputs, scores, scoring.prior_side)
+        prior = bright * prior + (1 - bright) * (1 - prior)
         scores *= (1 - weight) + weight * prior
     if scoring.hyperintensity_percentile and inside.any():
         limit = np.percentile(intensity[inside], scoring.hyperintensity_percentile)
@@ -130,20 +130,22 @@ def score_map(
     return scores
 
 
-def _favours_bright(
+def _brightness_of_evidence(
     image: NDArray[np.float32],
     outputs: Mapping[str, ArrayLike],
     scores: NDArray[np.float32],
     side: str,
-) -> bool:
-    """Whether bright voxels are the suspicious ones in this scan."""
+) -> np.float32:
+    """How far bright voxels rather than dark ones are the suspicious ones in this scan, 0..1."""
     if side != "auto":
-        return side == "bright"
+        return np.float32(side == "bright")
     if "restored" not in outputs:
         msg = "prior_side 'auto' needs the output 'restored', which this method does not give"
         raise InputError(msg, "Set prior_side to 'bright' or 'dark' in the scoring settings.")
-    change = (image - np.asarray(outputs["restored"], dtype=np.float32)).mean(axis=0)
-    return bool((scores * change).sum(dtype=np.float64) >= 0)
+    change = scores * (image - np.asarray(outputs["restored"], dtype=np.float32)).mean(axis=0)
+    total = np.abs(change).sum(dtype=np.float64)
+    # A share, not a sign: where little speaks for either side, a rounding must not decide.
+    return np.float32(0.5 + 0.5 * change.sum(dtype=np.float64) / total if total else 0.5)
 
 
 def _evidence(

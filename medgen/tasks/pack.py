@@ -43,6 +43,7 @@ class PackageRecipe(Config):
     summary: str
     intended_use: str
     limitations: str
+    training_config: str = Field(description="the configuration, as a path in the repository")
     contract: Contract
     preparation: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies it)
     inference: dict[str, Any] = {}  # noqa: RUF012
@@ -108,6 +109,7 @@ def pack(
     method.load_state_dict(halved)
     method.eval()
     source: Any = build_source(config, method)
+    _same_preparation(recipe, source)
     described: dict[str, Any] = {
         "version": recipe.version,
         "summary": recipe.summary,
@@ -120,7 +122,7 @@ def pack(
         "metrics": recipe.metrics,
         "name": recipe.name,
     }
-    golden = brain((48, 56, 40), spacing_mm=3.0, contrast="flair", lesion_radius_mm=12.0).image
+    golden = brain((24, 28, 20), spacing_mm=6.0, contrast="flair", lesion_radius_mm=15.0).image
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         draft = save_package(
             Path(folder) / recipe.name,
@@ -157,6 +159,22 @@ def _record_of(run: Path) -> dict[str, Any]:
     return record
 
 
+def _same_preparation(recipe: PackageRecipe, source: Any) -> None:
+    """Refuse a recipe that would show the network other images than it was trained on."""
+    from medgen.anatomy import PERCENTILES
+    from medgen.preparation import Preparation
+
+    used = Preparation.model_validate(recipe.preparation)
+    trained = (source.config.spacing_mm, "percentile", *(100 * part for part in PERCENTILES))
+    asked = (used.spacing_mm, used.normalisation, used.lower, used.upper)
+    if asked != trained:
+        msg = (
+            "the recipe's preparation (spacing_mm, normalisation, lower, upper) is "
+            f"{asked}, but the network was trained on {trained}"
+        )
+        raise InputError(msg, "Make them equal: training and use must not differ.")
+
+
 def _with_hashed_ids(
     data: tuple[TrainingData, ...], source: dict[str, Any]
 ) -> tuple[TrainingData, ...]:
@@ -185,10 +203,13 @@ def _calibrate(
     from medgen.scoring import Calibration
     from medgen.volume import Volume
 
-    normals = []
+    normals, subjects = [], []
     for number in range(recipe.scans):
-        contrast = recipe.contrasts[number % len(recipe.contrasts)]
+        # Scans take the held-out subjects in turn; a full turn later, the next contrast.
+        turn, subject = divmod(number, len(source.validation_subjects))
+        contrast = recipe.contrasts[turn % len(recipe.contrasts)]
         image, affine = source.healthy_scan(number, contrast)
+        subjects.append(str(subject))
         scan = Volume.from_array(image, affine)
         result = run_model(package, scan, method=method, brain_mask=image > 0)
         normals.append((result.map, result.brain_mask, scan.geometry.voxel_volume_mm3))
@@ -198,6 +219,7 @@ def _calibrate(
         normals,
         recipe.target_false_findings_per_scan,
         recipe.minimum_volume_mm3,
+        subjects=subjects,
     )
 
 
@@ -229,7 +251,9 @@ def _card(recipe: PackageRecipe, record: dict[str, Any], calibration: Any) -> st
 Method `{record["config"]["method"]}`, {record["parameters"]:,} parameters, {record["step"]:,} steps
 of {record["config"]["batch_size"]} images in {record["seconds"] / 60:.0f} minutes on
 {record["device"]} ({record["threads"]} threads), seed {record["seed"]}. On images drawn from the
-held-out subjects at the end: {last}. The configuration is `configs/{record["name"]}.yaml`.
+held-out subjects at the end: {last}. The configuration is `{recipe.training_config}`; the network
+took {record["metrics"]["network_images_per_s"]:.0f} images a second at the end, while the generator
+can draw {record["metrics"]["generator_images_per_s"]:.0f}.
 
 | data | cases | licence |
 |---|---|---|

@@ -14,12 +14,11 @@ from medgen.anatomy import (
     LabelMapSource,
     PhantomConfig,
     PhantomSource,
-    brain_distance_mm,
     gaussian_blur,
     normalise,
-    read_label_maps,
 )
 from medgen.errors import InputError, LeakageError
+from medgen.label_maps import brain_distance_mm, read_label_maps
 from medgen.phantoms import brain
 
 SMALL = {"heads": 1, "spacing_mm": 3.0, "size": (48, 64), "batch_size": 4, "input_slices": 3}

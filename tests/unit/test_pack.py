@@ -18,6 +18,7 @@ version: 0.1.0
 summary: A tiny network for a test.
 intended_use: Tests.
 limitations: It has learnt nothing.
+training_config: configs/tiny.yaml
 contract: {spatial_dims: [2, 3], spacing_mm: 3.0}
 preparation: {spacing_mm: 3.0}
 inference: {mode: 2.5d, views: [axial]}
@@ -85,6 +86,32 @@ def test_an_unfinished_run_is_refused(run: Path, recipe: PackageRecipe, tmp_path
     with pytest.raises(InputError, match="stopped at step 2"):
         pack(stopped, recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_another_preparation_than_in_training_is_refused(
+    run: Path, recipe: PackageRecipe, tmp_path: Path
+) -> None:
+    other = recipe.model_copy(update={"preparation": {"spacing_mm": 2.0}})
+    with pytest.raises(InputError, match="trained on"):
+        pack(run, other, tmp_path / "out")
+
+
+def test_every_contrast_meets_every_brain(
+    run: Path, recipe: PackageRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medgen.anatomy import AnatomySource
+
+    drawn = []
+    scan = AnatomySource.healthy_scan
+
+    def watched(self: AnatomySource, index: int, contrast: str) -> object:
+        drawn.append((index % len(self.validation_subjects), contrast))
+        return scan(self, index, contrast)
+
+    monkeypatch.setattr(AnatomySource, "healthy_scan", watched)
+    calibration = recipe.calibration.model_copy(update={"contrasts": ("t1", "t2", "flair")})
+    pack(run, recipe.model_copy(update={"calibration": calibration}), tmp_path / "tiny")
+    assert {contrast for _, contrast in drawn} == {"t1", "t2", "flair"}
 
 
 def test_a_wrong_recipe_is_refused(tmp_path: Path) -> None:

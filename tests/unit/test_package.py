@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 from tiny_packages import calibration, phantom, save_intensity, save_restore
 
 from medgen.errors import InputError, PackageError
@@ -94,10 +95,10 @@ def test_verify_accepts_what_save_wrote(shelf: Path) -> None:
 
 
 def test_verify_notices_weights_that_were_edited_together_with_their_hash(copy: Path) -> None:
-    weights = load_file(copy / WEIGHTS)
+    weights = load(lzma.decompress((copy / WEIGHTS).read_bytes()))
     key = max(weights, key=lambda name: weights[name].size)
     weights[key] = weights[key] + 1
-    save_file(weights, copy / WEIGHTS)
+    (copy / WEIGHTS).write_bytes(lzma.compress(save(weights)))
     renew_hash(copy, WEIGHTS)
     package = load_package(copy)  # the hash is right again
     with pytest.raises(PackageError, match="golden"):
@@ -135,7 +136,7 @@ def test_every_changed_byte_is_noticed(copy: Path) -> None:
 
 def test_a_missing_file_is_named(copy: Path) -> None:
     (copy / WEIGHTS).unlink()
-    with pytest.raises(PackageError, match=r"weights\.safetensors is missing"):
+    with pytest.raises(PackageError, match=r"weights\.safetensors\.xz is missing"):
         load_package(copy)
 
 
@@ -290,3 +291,21 @@ def test_maps_lie_on_the_scan_and_repeat(shelf: Path) -> None:
     assert not one.map[~one.brain_mask].any()
     assert one.restored is not None
     assert one.restored.shape == scan.geometry.shape
+
+
+@pytest.mark.parametrize("content", [b"not compressed", lzma.compress(b"no safetensors")])
+def test_weights_that_do_not_unpack_are_refused(copy: Path, content: bytes) -> None:
+    (copy / WEIGHTS).write_bytes(content)
+    renew_hash(copy, WEIGHTS)
+    with pytest.raises(PackageError, match="do not fit"):
+        load_package(copy).method()
+
+
+def test_weights_that_unpack_without_end_are_refused(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medgen.package.LARGEST_WEIGHTS", 2**24)
+    (copy / WEIGHTS).write_bytes(lzma.compress(bytes(2**25), preset=0))
+    renew_hash(copy, WEIGHTS)
+    with pytest.raises(PackageError, match="do not fit"):
+        load_package(copy).method()

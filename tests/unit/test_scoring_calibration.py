@@ -115,5 +115,49 @@ def test_wrong_input_is_refused(calibration):
         Calibration.from_normals([], 1.0)
     with pytest.raises(InputError, match="mask is empty"):
         Calibration.from_normals([(spots(1), np.zeros_like(MASK), 1.0)], 1.0)
+    with pytest.raises(InputError, match="a subject for each of 1 scans, got 2"):
+        Calibration.from_normals([(spots(1), MASK, 1.0)], 1.0, subjects=["a", "b"])
+    with pytest.raises(ValidationError, match="cannot show 9 subjects"):
+        Calibration(**(calibration.model_dump() | {"subjects": 9}))
     with pytest.raises(ValidationError, match="sorted"):
         Calibration(**(calibration.model_dump() | {"scan_scores": (2.0, 1.0)}))
+
+
+def test_scans_of_one_person_are_left_out_together():
+    """Two scans of one odd person: judged by the others' threshold, both show findings."""
+    quiet, odd = np.zeros((3, 9, 9, 9), dtype=np.float32)[:2]
+    odd = odd.copy()
+    odd[2:6, 2:6, 2:6] = 1.0
+    mask = np.ones((9, 9, 9), dtype=bool)
+    normals = [(odd, mask, 1.0), (odd, mask, 1.0), (quiet, mask, 1.0), (quiet, mask, 1.0)]
+    alone = Calibration.from_normals(normals, 0.5)
+    together = Calibration.from_normals(normals, 0.5, subjects=["a", "a", "b", "c"])
+    assert together.subjects == 3
+    assert alone.subjects == 4
+    assert together.left_out_false_findings_per_scan >= alone.left_out_false_findings_per_scan
+    assert Calibration.from_normals(normals, 0.5, subjects=list("aaaa")).subjects == 1
+
+
+def test_the_left_out_count_goes_by_subject():
+    normals = [(spots(value), MASK, 1.0) for value in (0.9, 0.9, 0.8)]
+    alone = Calibration.from_normals(normals, 0.0)
+    together = Calibration.from_normals(normals, 0.0, subjects=["a", "a", "b"])
+    # Left out alone, each of the two equal scans has a twin that chooses its threshold.
+    assert alone.left_out_false_findings_per_scan == 0
+    assert together.left_out_false_findings_per_scan == pytest.approx(2 / 3)
+    assert together.threshold == alone.threshold
+    one = Calibration.from_normals(normals, 0.0, subjects=["a"] * 3)
+    assert one.left_out_false_findings_per_scan is None
+
+
+def test_the_rule_names_the_brains_where_they_are_fewer_than_the_scans():
+    normals = [(spots(value), MASK, 1.0) for value in (0.9, 0.9, 0.8)]
+    rule = Calibration.from_normals(normals, 0.0, subjects=["a", "a", "b"]).threshold_rule
+    assert "On 3 scans of 2 brains" in rule
+    assert "chosen on the other brains" in rule
+    assert "exchangeable, which scans of 2 brains are only roughly" in rule
+    alone = Calibration.from_normals(normals, 0.0)
+    assert "On 3 normal scans" in alone.threshold_rule
+    assert "brains" not in alone.threshold_rule
+    old = Calibration.model_validate(alone.model_dump(exclude={"subjects"}))
+    assert old.threshold_rule == alone.threshold_rule

@@ -165,8 +165,20 @@ def test_the_side_of_the_prior_follows_the_restoration(case, brighter):
         score_map(case["image"], outputs, case["mask"], Scoring(intensity_prior=1, prior_side=side))
         for side in ("auto", "bright" if brighter else "dark")
     )
-    np.testing.assert_array_equal(auto, fixed)
+    np.testing.assert_allclose(auto, fixed, atol=1e-6)
     assert fixed.any()
+
+
+def test_the_automatic_side_never_jumps(case):
+    """A restoration that hardly differs from the scan must not choose a side by rounding."""
+    maps = []
+    for shift in (-1e-6, 0.0, 1e-6):
+        noise = np.random.default_rng(0).normal(0, 0.1, case["image"].shape).astype(np.float32)
+        outputs = {"log_odds": case["log_odds"], "restored": case["image"] + noise + shift}
+        scoring = Scoring(intensity_prior=1, prior_side="auto")
+        maps.append(score_map(case["image"], outputs, case["mask"], scoring))
+    assert np.abs(maps[0] - maps[2]).max() < 1e-4
+    assert np.abs(maps[0] - maps[1]).max() < 1e-4
 
 
 def test_an_automatic_side_needs_a_restored_image(case):
