@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from medgen.errors import InputError
 from medgen.io.files import atomic_folder, atomic_path, refuse_existing
+from medgen.io.values import choose_frame
 from medgen.volume import Geometry, Volume
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 __all__ = [
-    "atomic_folder", "atomic_path", "describe", "read", "refuse_existing", "write_dicom_series",
-    "write_nifti",
+    "atomic_folder", "atomic_path", "choose_frame", "describe", "preview", "read",
+    "refuse_existing", "write_dicom_series", "write_nifti",
 ]  # fmt: skip
 
 _FORMATS = "NIfTI (.nii, .nii.gz), DICOM (a file, a folder or a .zip), PNG, JPEG or TIFF"
@@ -52,8 +53,8 @@ def read(
     """
     path = _existing(path)
     kind = _kind(path)
-    if series is not None and kind != "dicom":
-        raise InputError(f"--series chooses in DICOM, but {path} is not DICOM", "Leave it out.")
+    if kind != "dicom":
+        _refuse_series(path, series)
     if kind == "nifti":
         from medgen.io.nifti import read_nifti
 
@@ -79,7 +80,9 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         ``channels``; ``frames``; ``dtype`` as stored; ``spacing_mm`` and ``orientation`` (such as
         ``RAS``), or None if unknown; ``series_number``, ``series_uid`` and ``transfer_syntax``, or
         None outside DICOM;
-        ``problems``: what would stop :func:`read`, or is worth knowing, as sentences.
+        ``problems``: what would stop :func:`read`, or is worth knowing, as sentences;
+        ``blocking``: the ``error`` and ``hint`` with which :func:`read` would stop whatever frame
+        is chosen, or None.
 
     Raises:
         InputError: The path is missing, or nothing in it can be described.
@@ -97,6 +100,33 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     from medgen.io.dicom import describe_dicom
 
     return describe_dicom(path)
+
+
+def preview(
+    path: str | os.PathLike[str], *, frame: int | None = None, series: str | None = None
+) -> dict[str, Any]:
+    """Header facts (see :func:`describe`) of the image that :func:`read` would give.
+
+    Args:
+        path: As for :func:`read`.
+        frame: As for :func:`read`.
+        series: As for :func:`read`.
+
+    Raises:
+        InputError: What :func:`read` would raise, as far as headers tell.
+    """
+    path = _existing(path)
+    if _kind(path) == "dicom":
+        from medgen.io.dicom import describe_series
+
+        facts = describe_series(path, series)
+    else:
+        _refuse_series(path, series)
+        facts = describe(path)[0]
+    if facts["blocking"]:
+        raise InputError(facts["blocking"]["error"], facts["blocking"]["hint"])
+    choose_frame(path, facts["frames"], frame)
+    return facts
 
 
 def write_nifti(
@@ -121,6 +151,11 @@ def write_dicom_series(
     from medgen.io import dicom_series
 
     return dicom_series.write_dicom_series(folder, volume, **options)
+
+
+def _refuse_series(path: Path, series: str | None) -> None:
+    if series is not None:
+        raise InputError(f"--series chooses in DICOM, but {path} is not DICOM", "Leave it out.")
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:

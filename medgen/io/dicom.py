@@ -33,7 +33,7 @@ from medgen.io.dicom_files import (
     quiet,
     text,
 )
-from medgen.io.values import refuse_unusable
+from medgen.io.values import blocking, choose_frame, refuse_unusable
 from medgen.volume import Geometry, Provenance, Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -96,7 +96,7 @@ def read_dicom(
     chosen = choose_series(find_series(path), series, path)
     _refuse_unsupported(chosen, path)
     stacks, geometry = _arrange(_slices(chosen), path)
-    picked = stacks[_choose_frame(len(stacks), frame, path)]
+    picked = stacks[choose_frame(path, len(stacks), frame)]
     voxels = _decode(picked, geometry.shape, path)
     refuse_unusable(voxels, path, allow_constant=allow_constant)
     return Volume(voxels, geometry, _provenance(path, chosen, picked))
@@ -105,6 +105,11 @@ def read_dicom(
 def describe_dicom(path: Path) -> list[dict[str, Any]]:
     """Header facts of every image series (see :func:`medgen.io.describe`)."""
     return [_describe(series, path) for series in find_series(path)]
+
+
+def describe_series(path: Path, series: str | None) -> dict[str, Any]:
+    """Header facts of the series that :func:`read_dicom` would choose."""
+    return _describe(choose_series(find_series(path), series, path), path)
 
 
 def _describe(series: Series, path: Path) -> dict[str, Any]:
@@ -120,12 +125,11 @@ def _describe(series: Series, path: Path) -> dict[str, Any]:
         "series_uid": series.uid or None, "series_description": text(header, "SeriesDescription"),
         "transfer_syntax": ", ".join(sorted(UID(syntax).name for syntax in syntaxes)) or None,
     }  # fmt: skip
-    problems = []
-    missing = sum(not i.has_pixels for i in series.instances)
-    if missing:
-        problems.append(f"{missing} of {len(series.instances)} objects have no pixel data")
+    problems: list[str] = []
+    stopped = None
     try:
         _refuse_unsupported(series, path)
+        _refuse_without_pixels(series, path)
         stacks, geometry = _arrange(_slices(series), path)
         facts |= {"shape": geometry.shape, "frames": len(stacks)}
         if stacks[0][0].position is None:
@@ -136,7 +140,8 @@ def _describe(series: Series, path: Path) -> dict[str, Any]:
             facts["spacing_mm"] = geometry.spacing_mm
     except InputError as error:
         problems.append(error.message)
-    return facts | {"problems": problems}
+        stopped = blocking(error)
+    return facts | {"problems": problems, "blocking": stopped}
 
 
 def _refuse_unsupported(series: Series, path: Path) -> None:
@@ -152,6 +157,13 @@ def _refuse_unsupported(series: Series, path: Path) -> None:
             f"{path} is a nuclear medicine object of many frames, which is not supported",
             "Convert it with dcm2niix, and use the NIfTI file.",
         )
+
+
+def _refuse_without_pixels(series: Series, path: Path) -> None:
+    """Raise for objects that hold a header only."""
+    missing = [instance for instance in series.instances if not instance.has_pixels]
+    if missing:
+        raise _without_pixels(missing[0], path)
 
 
 def _slices(series: Series) -> list[Slice]:
@@ -339,22 +351,6 @@ def _even_step(
     return step
 
 
-def _choose_frame(frames: int, frame: int | None, path: Path) -> int:
-    if frame is None:
-        if frames > 1:
-            raise InputError(
-                f"{path} is 4-D: the series holds {frames} volumes, and one is needed",
-                f"Choose one with --frame 0 to --frame {frames - 1}.",
-            )
-        return 0
-    if not 0 <= frame < frames:
-        raise InputError(
-            f"{path} has no frame {frame}: the series holds {frames} (counted from 0)",
-            f"Choose --frame 0 to --frame {frames - 1}." if frames > 1 else "Leave out --frame.",
-        )
-    return frame
-
-
 def _decode(slices: list[Slice], shape: tuple[int, ...], path: Path) -> NDArray[np.float32]:
     """Voxels ``(C, *shape)`` of one stack."""
     voxels: NDArray[np.float32] | None = None
@@ -377,7 +373,11 @@ def _with_pixels(instance: Instance, path: Path) -> Dataset:
             return dataset
     except UNREADABLE as error:
         raise _broken(path, instance) from error
-    raise InputError(
+    raise _without_pixels(instance, path)
+
+
+def _without_pixels(instance: Instance, path: Path) -> InputError:
+    return InputError(
         f"{path}: {instance} has no pixel data", "Export the series again, with its images."
     )
 

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medgen.errors import GeometryError, InputError, MedgenError
 from medgen.io.files import atomic_path
-from medgen.io.values import refuse_unusable
+from medgen.io.values import blocking, choose_frame, refuse_unusable
 from medgen.volume import GRID_TOLERANCE_MM, Geometry, Provenance, Volume
 
 # Deflate cannot shrink data by more than this; a header that promises more is damaged or hostile.
@@ -64,7 +64,7 @@ def read_nifti(path: Path, *, frame: int | None = None, allow_constant: bool = F
         affine, details = _affine(image, len(sizes.space), path)
         geometry = Geometry(sizes.space, affine)
         _refuse_short(image, path)
-        chosen = _choose_frame(sizes.frames, frame, path)
+        chosen = choose_frame(path, sizes.frames, frame)
         voxels = _voxels(image, sizes.stored, chosen)
         if sizes.frames == 1:
             # The checksum stands at the end: only now do we know that the bytes are the right ones.
@@ -83,6 +83,7 @@ def read_nifti(path: Path, *, frame: int | None = None, allow_constant: bool = F
 def describe_nifti(path: Path) -> dict[str, Any]:
     """Header facts without reading voxels (see :func:`medgen.io.describe`)."""
     problems: list[str] = []
+    stopped = None
     with _opened(path) as (image, _):
         sizes = _sizes(image, path)
         facts: dict[str, Any] = {
@@ -100,7 +101,8 @@ def describe_nifti(path: Path) -> dict[str, Any]:
             _refuse_short(image, path)
         except InputError as error:
             problems.append(error.message)
-    return facts | {"problems": problems}
+            stopped = blocking(error)
+    return facts | {"problems": problems, "blocking": stopped}
 
 
 def write_nifti(
@@ -239,22 +241,6 @@ def _refuse_short(image: Any, path: Path) -> None:
             f"{image.shape}, and the file has only {path.stat().st_size}",
             "Copy or download it again, or convert the scan again.",
         )
-
-
-def _choose_frame(frames: int, frame: int | None, path: Path) -> int:
-    if frame is None:
-        if frames > 1:
-            raise InputError(
-                f"{path} is 4-D: it holds {frames} volumes, and one is needed",
-                f"Choose one with --frame 0 to --frame {frames - 1}.",
-            )
-        return 0
-    if not 0 <= frame < frames:
-        raise InputError(
-            f"{path} has no frame {frame}: it holds {frames} (counted from 0)",
-            f"Choose --frame 0 to --frame {frames - 1}." if frames > 1 else "Leave out --frame.",
-        )
-    return frame
 
 
 def _voxels(image: Any, stored: tuple[int, ...], frame: int) -> NDArray[Any]:

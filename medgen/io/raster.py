@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.errors import InputError, MedgenError
-from medgen.io.values import refuse_unusable
+from medgen.io.values import blocking, choose_frame, refuse_unusable
 from medgen.volume import Geometry, Provenance, Volume
 
 if TYPE_CHECKING:
@@ -57,10 +57,12 @@ def read_raster(path: Path, *, frame: int | None = None, allow_constant: bool = 
     """
     with _opened(path) as image:
         pages = int(getattr(image, "n_frames", 1))
-        _choose_page(image, pages, frame, path)
+        chosen = choose_frame(path, pages, frame)
+        if chosen:
+            image.seek(chosen)
         _refuse_huge(image, path)
         if _is_deep_colour(path, image):
-            pixels = _deep_colour(path, frame or 0)
+            pixels = _deep_colour(path, chosen)
         else:
             pixels = _pixels(image, path)
         kind = str(image.format).lower()
@@ -76,12 +78,14 @@ def read_raster(path: Path, *, frame: int | None = None, allow_constant: bool = 
 def describe_raster(path: Path) -> dict[str, Any]:
     """Header facts without decoding pixels (see :func:`medgen.io.describe`)."""
     problems: list[str] = []
+    stopped = None
     with _opened(path) as image:
         deep = _is_deep_colour(path, image)
         try:
             _refuse_huge(image, path)
         except InputError as error:
             problems.append(error.message)
+            stopped = blocking(error)
         colour = deep or image.mode not in ("1", "L", "LA", "I", "F", "I;16", "I;16B")
         return {
             "path": str(path), "kind": str(image.format).lower(), "modality": None,
@@ -89,7 +93,7 @@ def describe_raster(path: Path) -> dict[str, Any]:
             "frames": int(getattr(image, "n_frames", 1)),
             "dtype": "uint16" if deep else _DTYPES.get(image.mode, "uint8"),
             "spacing_mm": None, "orientation": None, "series_number": None, "series_uid": None,
-            "transfer_syntax": None, "problems": problems,
+            "transfer_syntax": None, "problems": problems, "blocking": stopped,
         }  # fmt: skip
 
 
@@ -124,21 +128,6 @@ def _refuse_huge(image: Image, path: Path) -> None:
             f"at most {MAX_PIXELS / 1e6:.0f} million are read",
             _HUGE_HINT,
         )
-
-
-def _choose_page(image: Image, pages: int, frame: int | None, path: Path) -> None:
-    if frame is None and pages > 1:
-        raise InputError(
-            f"{path} holds {pages} pictures, and one is needed",
-            f"Choose one with --frame 0 to --frame {pages - 1}.",
-        )
-    if frame is not None and not 0 <= frame < pages:
-        raise InputError(
-            f"{path} has no frame {frame}: it holds {pages} (counted from 0)",
-            f"Choose --frame 0 to --frame {pages - 1}." if pages > 1 else "Leave out --frame.",
-        )
-    if frame:
-        image.seek(frame)
 
 
 def _upright(image: Image) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""What every reader refuses: voxels that carry no information."""
+"""What every reader refuses: voxels that carry no information, and a frame that is not there."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,34 @@ def refuse_unusable(voxels: NDArray[Any], path: Path, *, allow_constant: bool = 
             "an image needs contrast",
             "Check that this is the right file and that it was exported completely.",
         )
+
+
+def choose_frame(path: str | os.PathLike[str], frames: int, frame: int | None) -> int:
+    """The image to read from a file or series that holds ``frames`` of them.
+
+    Args:
+        path: Named in the error.
+        frames: How many volumes (of a 4-D image) or pages there are.
+        frame: The wish, counted from 0; may be left out if there is only one.
+
+    Raises:
+        InputError: Several and no wish, or a wish that is not there.
+    """
+    if frame is None:
+        if frames > 1:
+            raise InputError(
+                f"{path} holds {frames} volumes or pages, and --frame must choose one",
+                f"Choose one with --frame 0 to --frame {frames - 1}.",
+            )
+        return 0
+    if not 0 <= frame < frames:
+        raise InputError(
+            f"{path} has no frame {frame}: it holds {frames} (counted from 0)",
+            f"Choose --frame 0 to --frame {frames - 1}." if frames > 1 else "Leave out --frame.",
+        )
+    return frame
+
+
+def blocking(error: InputError) -> dict[str, str | None]:
+    """What stops reading, as :func:`medgen.io.describe` reports it."""
+    return {"error": error.message, "hint": error.hint}

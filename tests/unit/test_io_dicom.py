@@ -68,7 +68,7 @@ def test_round_trip(tmp_path: Path) -> None:
         "channels": 1, "frames": 1, "dtype": "uint16", "spacing_mm": (1.5, 1.25, 3.0),
         "orientation": "LPS", "series_number": "7", "series_uid": details["series_uid"],
         "series_description": "t1", "transfer_syntax": "Explicit VR Little Endian",
-        "problems": [],
+        "problems": [], "blocking": None,
     }  # fmt: skip
 
 
