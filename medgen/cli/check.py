@@ -52,7 +52,7 @@ def _print(result: dict[str, Any]) -> None:
             verdict = (
                 "[green]takes it[/]" if model["takes"] else f"[red]no:[/] {escape(model['why'])}"
             )
-            table.add_row(f"model [b]{model['name']}[/]", verdict)
+            table.add_row(f"model [b]{escape(model['name'])}[/]", verdict)
         console.print(table)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,7 +74,8 @@ def detect_anomalies(
     names = output_names([str(source)], report=report)
     package = load_package(model)
     if dry_run:
-        _say_plan(source, output, list(names.values()), package, series, max_memory, json)
+        facts = _plan(source, package, frame, series, max_memory)
+        _say_plan(source, output, names, package, facts, json)
         return
     with output_folder(output, list(names.values()), overwrite=overwrite) as draft:
         with progress_bar(f"{package.manifest.name}") as progress:
@@ -104,15 +105,17 @@ def _command(package: ModelPackage, *values: object) -> str:
 
 def _print_result(detection: Detection, output: Path, paths: dict[str, str]) -> None:
     """What was found, in a few lines; only the findings table and paths go to stdout."""
+    from rich.markup import escape
+
     for fallback in detection.fallbacks:
-        say(f"[yellow]Note:[/] {fallback}")
+        say(f"[yellow]Note:[/] {escape(fallback)}")
     for note in detection.notes:
-        say(f"[dim]{note}[/]", level=VERBOSE)
+        say(f"[dim]{escape(note)}[/]", level=VERBOSE)
     for step, seconds in detection.timings.items():
         say(f"[dim]{step}: {seconds:.2f} s[/]", level=VERBOSE)
     console = stdout()
     usual = (
-        "not calibrated"
+        "no error rate is known for it"
         if detection.p_value is None
         else f"{detection.p_value:.0%} of healthy scans score this high or higher"
     )
@@ -121,9 +124,9 @@ def _print_result(detection: Detection, output: Path, paths: dict[str, str]) -> 
         console.print(_table(detection))
     else:
         console.print(f"No finding at or above the threshold {detection.threshold:.3g}.")
-    console.print(f"Written to {output}: {len(paths)} files", soft_wrap=True)
+    console.print(f"Written to {escape(str(output))}: {len(paths)} files", soft_wrap=True)
     if "report" in paths:
-        console.print(f"Look at [b]{paths['report']}[/]", soft_wrap=True)
+        console.print(f"Look at [b]{escape(paths['report'])}[/]", soft_wrap=True)
 
 
 def _table(detection: Detection, most: int = 10) -> object:
@@ -149,33 +152,52 @@ def _table(detection: Detection, most: int = 10) -> object:
     return table
 
 
-def _say_plan(
+def _plan(
     source: Path,
-    output: Path,
-    names: list[str],
     package: ModelPackage,
+    frame: int | None,
     series: str | None,
     max_memory: float | None,
-    as_json: bool,
-) -> None:
-    """Check everything that can be checked from headers and say what would happen."""
+) -> dict[str, Any]:
+    """Check everything that can be checked from headers."""
     from medgen.tasks.limits import default_memory_gb, plan
 
     limit = default_memory_gb() if max_memory is None else max_memory
-    facts = plan(source, package.manifest, limit, series)
-    existing = [name for name in names if (output / name).exists()]
+    return plan(source, package.manifest, limit, frame=frame, series=series)
+
+
+def _say_plan(
+    source: Path,
+    output: Path,
+    names: dict[str, str],
+    package: ModelPackage,
+    facts: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Say what would happen."""
+    from rich.markup import escape
+
+    existing = [name for name in names.values() if (output / name).exists()]
+    # Whether a model restores is known only once its network is built.
+    maybe = names["restored"]
+    certain = [name for name in names.values() if name != maybe]
     steps = {
         "input": facts,
         "model": f"{package.manifest.name} {package.manifest.version}",
         "output": str(output),
-        "would_write": names,
+        "would_write": certain,
+        "would_write_if_the_model_restores": [maybe],
         "would_replace": existing,
     }
     if as_json:
         print_json(steps)
         return
     console = stdout()
-    console.print(f"Would read {source} and use model {steps['model']}.", soft_wrap=True)
-    console.print(f"Would write to {output}: {', '.join(names)}", soft_wrap=True)
+    lines = [
+        f"Would read {source} and use model {steps['model']}.",
+        f"Would write to {output}: {', '.join(certain)}; and, if the model restores, {maybe}",
+    ]
     if existing:
-        console.print(f"Exist already (needs --overwrite): {', '.join(existing)}", soft_wrap=True)
+        lines.append(f"Exist already (needs --overwrite): {', '.join(existing)}")
+    for line in lines:
+        console.print(escape(line), soft_wrap=True)

@@ -91,7 +91,7 @@ class Scene:
 
     Attributes:
         scan: ``(X, Y, Z)`` or, in colour, ``(X, Y, Z, 3)``, in the scan's own units.
-        restored: The healthy image in the scan's values, like `scan`; None if there is none.
+        restored: The healthy image, like `scan`; None if there is none or the scan is in colour.
         map: Anomaly score ``(X, Y, Z)``.
         mask: Voxels that belong to a finding ``(X, Y, Z)``, bool.
         geometry: The cropped grid; its affine leads from screen indices to RAS+ mm.
@@ -179,11 +179,8 @@ def build_scene(detection: DetectionLike, margin_mm: float = 4.0) -> Scene:
     mask = _single(detection.mask, source, axes, flipped) > 0
     brain = _single(detection.brain_mask, source, axes, flipped) > 0
     restored = None
-    if detection.restored is not None:
-        prepared = _three_spatial(np.asarray(detection.restored), source.shape)
-        restored = _in_scan_units(
-            _colour_or_first(prepared, source, axes, flipped), scan, score, brain
-        )
+    if detection.restored is not None and scan.ndim == 3:  # it is grey: nothing beside colour
+        restored = _single(detection.restored, source, axes, flipped)
     window = _window(scan, brain)
     margins = [math.ceil(margin_mm / spatial.spacing_mm[axis]) for axis in axes]
     box = _content(scan, brain | mask, window, margins)
@@ -261,29 +258,6 @@ def _sample(array: Array) -> Array:
     """Every few voxels of a large array: enough for a percentile."""
     step = max(1, round((array.size / 1e6) ** (1 / 3)))
     return array[::step, ::step, ::step]
-
-
-def _in_scan_units(restored: Array, scan: Array, score: Array, brain: Array) -> Array:
-    """The restored image, from the model's prepared scale back to the scan's values.
-
-    Scale and offset are the least-squares fit over the half of the brain that looks most normal.
-    Outside the brain the model restored nothing, so the scan itself is shown.
-    """
-    if restored.ndim != scan.ndim or not brain.any():
-        return scan
-    inside, scores = _sample(brain), _sample(score)
-    normal = inside & (scores <= np.median(scores[inside])) if inside.any() else inside
-    x = _sample(restored)[normal].astype(np.float64).ravel()
-    y = _sample(scan)[normal].astype(np.float64).ravel()
-    spread = float(x.var()) if x.size else 0.0
-    slope = float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 0 else 0.0
-    if slope <= 0:  # nothing in common with the scan: show it from darkest to brightest
-        low, high = _window(scan, brain)
-        slope, offset = high - low, low
-    else:
-        offset = float(y.mean()) - slope * float(x.mean())
-    keep = brain if scan.ndim == 3 else brain[..., None]
-    return np.where(keep, restored * np.float32(slope) + np.float32(offset), scan)
 
 
 def _window(scan: Array, brain: Array) -> tuple[float, float]:

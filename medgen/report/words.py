@@ -40,8 +40,8 @@ def score_meaning(p_value: float | None) -> str:
     """What the scan score says, as a natural frequency."""
     if p_value is None:
         return (
-            "This model was not calibrated on healthy scans, so the score has no scale of its "
-            "own: compare it only with scores of the same model."
+            "This model was not calibrated on healthy scans of this kind, so the score has no "
+            "scale of its own: compare it only with scores of the same model."
         )
     if p_value < 0.1:
         how_many = f"About 1 in {float(f'{1 / p_value:.2g}'):.0f} healthy scans scores"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.errors import InputError, PackageError
+from medgen.io import choose_frame
 from medgen.manifest import Manifest
 from medgen.package import list_packages
 from medgen.tasks.limits import check_facts, default_memory_gb
@@ -36,7 +37,10 @@ def check_source(path: str | Path) -> dict[str, Any]:
 
 def _verdict(facts: Mapping[str, Any], model: Manifest, limit_gb: float) -> dict[str, Any]:
     try:
+        if facts["blocking"]:
+            raise InputError(facts["blocking"]["error"], facts["blocking"]["hint"])
         check_facts(facts, model, limit_gb)
+        choose_frame(facts["path"], facts["frames"], None)
     except InputError as error:
         return {"name": model.name, "takes": False, "why": error.message}
     return {"name": model.name, "takes": True, "why": ""}

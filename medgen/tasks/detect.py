@@ -19,6 +19,7 @@ from medgen.manifest import Manifest
 from medgen.package import ModelPackage, ScanMaps, load_package, run_model
 from medgen.run_record import timed
 from medgen.tasks.limits import check_memory, check_scan, default_memory_gb, plan
+from medgen.tasks.scan_units import in_scan_units
 from medgen.volume import Volume
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ class Detection:
         map: Anomaly map ``(X, Y[, Z])`` float32; larger is more abnormal, 0 outside the brain.
         mask: Voxels of the findings ``(X, Y[, Z])`` bool.
         restored: The scan as the model would expect it if healthy, ``(X, Y[, Z])`` float32 in the
-            prepared scale (0 is the darkest, 1 the brightest tissue); None if it restores nothing.
+            scan's own values, and equal to it outside the brain; None if it restores nothing.
         brain_mask: Where the model looked ``(X, Y[, Z])`` bool.
         findings: Connected regions above the threshold, the highest peak first.
         score: Scan score; larger is more abnormal.
         p_value: Part of healthy scans that score this high or higher (conformal), 0..1; None if
-            the model was not calibrated.
+            the model was not calibrated, or the scan is a single slice: calibrations are made on
+            3-D scans, and a slice's score is another quantity.
         threshold: Map value above which a voxel counts.
         threshold_meaning: What that value stands for.
         model: The manifest of the model.
@@ -142,7 +144,10 @@ def detect_anomalies(
     else:
         volume = _read(Path(source), package.manifest, limit, frame, series, timings)
     check_scan(volume, package.manifest)
-    need = check_memory(volume.geometry.shape, volume.voxels.shape[0], limit)
+    need = check_memory(
+        volume.geometry.shape, volume.voxels.shape[0], limit,
+        spacing_mm=volume.geometry.spacing_mm, manifest=package.manifest,
+    )  # fmt: skip
     where = resolve_device(device)
     import torch
 
@@ -173,7 +178,7 @@ def _read(
     from medgen import io
 
     with timed(timings, "read and import"):
-        plan(path, manifest, limit, series)
+        plan(path, manifest, limit, frame=frame, series=series)
         with _importing("torch", "monai.data"):
             return io.read(path, frame=frame, series=series)
 
@@ -229,16 +234,19 @@ def _detection(
     """Look for connected findings and say what the scan score means."""
     from medgen.scoring import find
 
-    level, meaning = _threshold(package, threshold)
+    level, meaning = _threshold(package, threshold, volume.spatial_dims)
     mask, findings = find(
         result.map, volume.geometry, level, result.brain_mask, package.scoring.minimum_volume_mm3
     )
-    calibration = package.calibration
+    calibration = package.calibration if volume.spatial_dims == 3 else None
+    restored = result.restored
+    if restored is not None:
+        restored = in_scan_units(restored, volume.voxels[0], result.map, result.brain_mask)
     return Detection(
         volume=volume,
         map=result.map,
         mask=mask,
-        restored=result.restored,
+        restored=restored,
         brain_mask=result.brain_mask,
         findings=findings,
         score=result.score,
@@ -251,7 +259,7 @@ def _detection(
     )
 
 
-def _threshold(package: ModelPackage, chosen: float | None) -> tuple[float, str]:
+def _threshold(package: ModelPackage, chosen: float | None, dims: int) -> tuple[float, str]:
     """The threshold in use and what it stands for."""
     if chosen is not None:
         return chosen, "chosen by the user; no error rate is known for it"
@@ -259,4 +267,7 @@ def _threshold(package: ModelPackage, chosen: float | None) -> tuple[float, str]
     if calibration is None:
         meaning = "the model's default; it was not calibrated, so no error rate is known for it"
         return package.manifest.default_threshold, meaning
+    if dims == 2:
+        meaning = "calibrated on 3-D scans; no error rate is known for a single slice"
+        return calibration.threshold, meaning
     return calibration.threshold, calibration.threshold_rule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,17 @@ from medgen.volume import Volume
 
 FEWEST_VOXELS = 16
 # Bytes that the whole path holds per voxel of the scan at its peak: the voxels as stored and as
-# float32, the masks, the two maps that come back, and the labelling of findings.
+# float32, the masks, the two maps that come back, and the labelling of findings. Preparation holds
+# about as much per voxel of the grid it resamples to.
 BYTES_PER_VOXEL = 40
+# No scanner's field of view is wider than this along each axis of a head or body part.
+LARGEST_EXTENT_MM = 1000.0
 # What Python, torch and MONAI occupy before the first voxel.
 BASE_GB = 0.5
 LARGEST_DEFAULT_GB = 16.0
+UNIT_HINT = (
+    "Check the voxel size in the header: it may be wrong, or in micrometres or cm instead of mm."
+)
 
 
 def default_memory_gb() -> float:
@@ -35,20 +41,66 @@ def available_memory_gb() -> float:
         free = float(lines["MemAvailable"].split()[0]) * 1024 / 1e9
     elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    limit = Path("/sys/fs/cgroup/memory.max")
-    used = Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (value := limit.read_text().strip()) != "max":
-        free = min(free, (int(value) - int(used.read_text())) / 1e9)
-    return free
+    return min(free, container_memory_gb(Path("/sys/fs/cgroup")))
+
+
+def container_memory_gb(cgroup: Path) -> float:
+    """Memory that a container's limit leaves, in GB; infinite without a limit.
+
+    The kernel counts cached files as used, but gives up those not in use (``inactive_file``)
+    before it refuses memory.
+
+    Args:
+        cgroup: Folder of a control group, version 2.
+    """
+    limit, used, details = (cgroup / f"memory.{name}" for name in ("max", "current", "stat"))
+    if not (limit.exists() and used.exists()) or (value := limit.read_text().strip()) == "max":
+        return float("inf")
+    lines = details.read_text().splitlines() if details.exists() else []
+    cached = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    return (int(value) - int(used.read_text()) + cached) / 1e9
 
 
 def scan_memory_gb(shape: Sequence[int], channels: int = 1) -> float:
     """Estimated peak memory in GB of everything but the network, for a scan of this size."""
-    return BASE_GB + prod(shape) * max(channels, 1) * BYTES_PER_VOXEL / 1e9
+    return BASE_GB + _voxels_gb(shape, channels)
 
 
-def check_memory(shape: Sequence[int], channels: int, limit_gb: float) -> float:
-    """The estimate of :func:`scan_memory_gb`; refuses a scan that would not fit.
+def _voxels_gb(shape: Sequence[int], channels: int) -> float:
+    return prod(shape) * max(channels, 1) * BYTES_PER_VOXEL / 1e9
+
+
+def prepared_shape(
+    shape: Sequence[int], spacing_mm: Sequence[float], manifest: Manifest
+) -> tuple[int, ...]:
+    """Largest grid that the model's preparation would resample the scan to."""
+    from medgen.preparation import Preparation
+
+    target = Preparation.model_validate(manifest.preparation).spacing_mm
+    if target is None:
+        return tuple(shape)
+    return tuple(
+        ceil(length * spacing / target) for length, spacing in zip(shape, spacing_mm, strict=True)
+    )
+
+
+def check_memory(
+    shape: Sequence[int],
+    channels: int,
+    limit_gb: float,
+    *,
+    spacing_mm: Sequence[float] | None = None,
+    manifest: Manifest | None = None,
+) -> float:
+    """Estimated peak memory in GB of everything but the network; refuses what would not fit.
+
+    Args:
+        shape: Of the scan.
+        channels: Of the scan.
+        limit_gb: Most memory to use.
+        spacing_mm: Voxel size, if known; with ``manifest``, the grid that the model's
+            preparation resamples to is counted too.
+        manifest: Of the model.
 
     Raises:
         InputError: The estimate exceeds the limit.
@@ -59,32 +111,64 @@ def check_memory(shape: Sequence[int], channels: int, limit_gb: float) -> float:
         msg = f"a scan of {size} voxels needs about {need:.1f} GB, the limit is {limit_gb:.1f} GB"
         hint = "Downsample or crop the scan, or raise the limit with --max-memory (GB)."
         raise InputError(msg, hint)
+    if spacing_mm is None or manifest is None:
+        return need
+    prepared = prepared_shape(shape, spacing_mm, manifest)
+    need += _voxels_gb(prepared, channels)
+    if need > limit_gb:
+        msg = (
+            f"the scan covers {_extent(shape, spacing_mm)}; model {manifest.name!r} would resample "
+            f"it to {' x '.join(map(str, prepared))} voxels, which needs about {need:.1f} GB, "
+            f"the limit is {limit_gb:.1f} GB"
+        )
+        raise InputError(msg, f"{UNIT_HINT} Or raise the limit with --max-memory (GB).")
     return need
+
+
+def _extent(shape: Sequence[int], spacing_mm: Sequence[float]) -> str:
+    lengths = [n * spacing for n, spacing in zip(shape, spacing_mm, strict=True)]
+    return " x ".join(f"{length:.0f}" for length in lengths) + " mm"
 
 
 def check_scan(volume: Volume, manifest: Manifest) -> None:
     """Refuse a scan that the model was not made for.
 
     Raises:
-        InputError: Wrong number of dimensions or channels, or too small.
+        InputError: Wrong number of dimensions or channels, wrong modality, too small, or wider
+            than any scanner.
     """
-    _check_shape(volume.geometry.shape, volume.voxels.shape[0], manifest)
+    geometry = volume.geometry
+    _check_shape(geometry.shape, volume.voxels.shape[0], manifest)
+    _check_modality(volume.provenance.modality, manifest)
+    _check_extent(geometry.shape, geometry.spacing_mm)
 
 
 def check_facts(facts: Mapping[str, Any], manifest: Manifest, limit_gb: float) -> None:
     """The same, and the memory estimate, for an entry of :func:`medgen.io.describe`.
 
     Raises:
-        InputError: Wrong number of dimensions or channels, too small, or too large.
+        InputError: What :func:`check_scan` and :func:`check_memory` refuse.
     """
-    if facts["shape"] is None:
-        return
-    _check_shape(facts["shape"], facts["channels"], manifest)
-    check_memory(facts["shape"], facts["channels"], limit_gb)
-    modality, accepted = facts["modality"], manifest.contract.modalities
+    shape, spacing = facts["shape"], facts["spacing_mm"]
+    _check_shape(shape, facts["channels"], manifest)
+    _check_modality(facts["modality"], manifest)
+    if spacing is not None:
+        _check_extent(shape, spacing)
+    check_memory(shape, facts["channels"], limit_gb, spacing_mm=spacing, manifest=manifest)
+
+
+def _check_modality(modality: str | None, manifest: Manifest) -> None:
+    accepted = manifest.contract.modalities
     if modality is not None and accepted and modality not in accepted:
         msg = f"model {manifest.name!r} was made for {' or '.join(accepted)}, this is {modality}"
         raise InputError(msg, "`medgen check INPUT` lists the models that take this scan.")
+
+
+def _check_extent(shape: Sequence[int], spacing_mm: Sequence[float]) -> None:
+    lengths = [n * spacing for n, spacing in zip(shape, spacing_mm, strict=True)]
+    if len(shape) == 3 and max(lengths) > LARGEST_EXTENT_MM:
+        msg = f"the scan covers {_extent(shape, spacing_mm)}: more than 1 m along an axis"
+        raise InputError(msg, UNIT_HINT)
 
 
 def _check_shape(shape: Sequence[int], channels: int, manifest: Manifest) -> None:
@@ -105,25 +189,20 @@ def _check_shape(shape: Sequence[int], channels: int, manifest: Manifest) -> Non
 
 
 def plan(
-    path: Path, manifest: Manifest, limit_gb: float, series: str | None = None
-) -> list[dict[str, Any]]:
+    path: Path,
+    manifest: Manifest,
+    limit_gb: float,
+    *,
+    frame: int | None = None,
+    series: str | None = None,
+) -> dict[str, Any]:
     """Header facts of the image that would be used, after all checks that need no pixels.
-
-    A folder of several series without a choice is left to the reader, which lists them.
 
     Raises:
         InputError: The path cannot be read, or the model would not take what it holds.
     """
     from medgen import io
 
-    found = io.describe(path)
-    if series is not None:
-        chosen = [facts for facts in found if series in _names(facts)]
-        found = chosen or found
-    if len(found) == 1:
-        check_facts(found[0], manifest, limit_gb)
-    return found
-
-
-def _names(facts: Mapping[str, Any]) -> tuple[str, str]:
-    return str(facts["series_number"]), str(facts["series_uid"])
+    facts = io.preview(path, frame=frame, series=series)
+    check_facts(facts, manifest, limit_gb)
+    return facts

@@ -109,7 +109,7 @@ def tiny(folder: Path) -> Path:
 
 def huge(folder: Path) -> Path:
     """1024 x 1024 x 1024 voxels, of which the disk holds only the header."""
-    image = nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), np.eye(4))
+    image = nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), np.diag([0.5, 0.5, 0.5, 1]))
     image.header.set_data_shape((1024, 1024, 1024))
     path = folder / "huge.nii"
     with path.open("wb") as file:
@@ -195,6 +195,42 @@ def test_bad_scans(cli: Cli, tmp_path: Path, make: Callable[[Path], Path], patte
     assert out.parent.is_dir()
 
 
+def wide(folder: Path) -> Path:
+    return nifti(folder / "wide.nii.gz", voxels(), np.diag([60.0, 60, 60, 1]))
+
+
+def ct(folder: Path) -> Path:
+    import pydicom
+
+    for path in write_dicom_series(folder / "dicom", phantom().image, seed="s"):
+        dataset = pydicom.dcmread(path)
+        dataset.Modality = "CT"
+        dataset.save_as(path)
+    return folder / "dicom"
+
+
+HEADERS = (truncated, singular, without_affine, four_d, tiny, huge, wide, colour, ct, two_series,
+           without_pixels)  # fmt: skip
+
+
+@pytest.mark.parametrize("make", HEADERS, ids=[make.__name__ for make in HEADERS])
+def test_check_and_dry_run_refuse_what_the_run_refuses(
+    cli: Cli, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    """Whatever headers tell is said with the same words before, and without, any work."""
+    source, out = make(tmp_path), tmp_path / "out"
+    words = ("detect-anomalies", source, "-o", out, *BASELINE, "--max-memory", 8)
+    real, dry = cli(*words), cli(*words, "--dry-run")
+    assert_refused(dry, out, ".")
+    assert dry.stderr == real.stderr
+    if make in (two_series, huge):  # each series alone is fine; check has another memory limit
+        return
+    (image,) = json.loads(cli("check", source, "--json").stdout)[0]["images"]
+    verdict = next(model for model in image["models"] if model["name"] == "tiny-baseline")
+    assert not verdict["takes"]
+    assert verdict["why"] in real.stderr
+
+
 def test_wrong_dimensionality(cli: Cli, tmp_path: Path) -> None:
     pixels = phantom().image.voxels[0][:, :, 10]
     Image.fromarray((pixels / pixels.max() * 255).astype(np.uint8)).save(tmp_path / "slice.png")
@@ -224,7 +260,7 @@ def damaged(shelf: Path, folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "pattern"),
-    [("weights.safetensors", "changed or damaged"), ("medgen.json", "format 99")],
+    [("weights.safetensors.xz", "changed or damaged"), ("medgen.json", "format 99")],
 )
 def test_bad_packages(
     cli: Cli, scan: Path, shelf: Path, tmp_path: Path, name: str, pattern: str

@@ -130,7 +130,12 @@ def test_restored_scan_is_written_when_the_model_makes_one(
     folder, words = tmp_path / "out", ("--no-report", "--overwrite")
     cli("detect-anomalies", scan, "-o", folder, *words, "--model", "tiny-restore")
     restored = folder / "sub-01_FLAIR_desc-restored.nii.gz"
-    assert nib.load(restored).shape == nib.load(scan).shape
+    source = np.asarray(nib.load(scan).dataobj)
+    values = np.asarray(nib.load(restored).dataobj)
+    assert values.shape == source.shape
+    map_ = np.asarray(nib.load(folder / "sub-01_FLAIR_desc-anomaly_map.nii.gz").dataobj)
+    inside = map_ > 0
+    assert values[inside].mean() == pytest.approx(source[inside].mean(), rel=0.25)
     # An earlier run's output must not stay beside the results of a model that makes none.
     cli("detect-anomalies", scan, "-o", folder, *words, *BASELINE)
     assert not restored.exists()
@@ -155,7 +160,25 @@ def test_dry_run_says_and_does_nothing(cli: Cli, scan: Path, tmp_path: Path) -> 
     result = cli("detect-anomalies", scan, "-o", tmp_path / "out", "--dry-run", *BASELINE)
     assert result.exit_code == 0
     assert "sub-01_FLAIR_desc-anomaly_map.nii.gz" in result.stdout
+    assert "if the model restores, sub-01_FLAIR_desc-restored.nii.gz" in result.stdout
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["res[final]", "[/x]"])
+def test_brackets_in_paths_are_no_markup(cli: Cli, scan: Path, tmp_path: Path, name: str) -> None:
+    source = tmp_path / name / scan.name
+    source.parent.mkdir(parents=True)
+    source.write_bytes(scan.read_bytes())
+    out = tmp_path / name / "out"
+    words = ("detect-anomalies", source, "-o", out, *BASELINE)
+    dry = cli(*words, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert str(source) in dry.stdout
+    assert str(out) in dry.stdout
+    result = cli(*words)
+    assert result.exit_code == 0, result.output
+    assert f"Written to {out}: " in result.stdout
+    assert f"Look at {out / 'report.html'}" in result.stdout
 
 
 def test_one_frame_of_a_4d_file(cli: Cli, tmp_path: Path) -> None:

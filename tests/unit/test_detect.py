@@ -20,8 +20,15 @@ from medgen.manifest import Manifest
 from medgen.package import ModelPackage
 from medgen.run_record import fingerprint, peak_memory_gb
 from medgen.tasks.detect_files import output_stem
-from medgen.tasks.limits import check_facts, check_memory, scan_memory_gb
+from medgen.tasks.limits import (
+    check_facts,
+    check_memory,
+    check_scan,
+    container_memory_gb,
+    scan_memory_gb,
+)
 from medgen.tasks.output_folder import output_folder
+from medgen.volume import Provenance, Volume
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +84,60 @@ def test_a_volume_in_memory_is_checked_too(package: ModelPackage) -> None:
     colour = type(image)(np.repeat(image.voxels, 3, axis=0), image.geometry)
     with pytest.raises(InputError, match="colour"):
         detect_anomalies(colour, package.folder)
+
+
+def test_a_slice_gets_no_error_rate_from_whole_scans(package: ModelPackage) -> None:
+    image = phantom().image
+    found = detect_anomalies(
+        type(image).from_array(image.voxels[0][:, :, 10], image.affine), package.folder
+    )
+    assert found.p_value is None
+    assert "no error rate is known for a single slice" in found.threshold_meaning
+    assert found.threshold == calibration().threshold
+
+
+def wider(factor: float) -> Volume:
+    """The phantom with a header that claims larger voxels."""
+    image = phantom().image
+    return Volume.from_array(image.voxels[0], np.diag([factor, factor, factor, 1]) @ image.affine)
+
+
+@pytest.mark.parametrize("factor", [10, 1000])
+def test_a_voxel_size_in_the_wrong_unit_is_refused(package: ModelPackage, factor: float) -> None:
+    scan = wider(factor)
+    facts = {"shape": scan.geometry.shape, "channels": 1, "modality": None,
+             "spacing_mm": scan.geometry.spacing_mm}  # fmt: skip
+    with pytest.raises(InputError, match=f"covers {24 * 6 * factor} x .* mm") as caught:
+        check_scan(scan, package.manifest)
+    assert "cm instead of mm" in str(caught.value.hint)
+    with pytest.raises(InputError, match="mm"):
+        check_facts(facts, package.manifest, float("inf"))
+
+
+def test_the_grid_to_resample_to_counts_for_memory(package: ModelPackage) -> None:
+    """A slice with pixels of 6 m is small as it is, and huge at the model's 6 mm."""
+    affine = np.diag([6000.0, 6000.0, 1.0, 1.0])
+    scan = Volume.from_array(phantom().image.voxels[0][:, :, 10], affine)
+    with pytest.raises(InputError, match=r"covers 144000 x 168000 mm; .* 24000 x 28000 voxels"):
+        detect_anomalies(scan, package.folder, max_memory_gb=8)
+
+
+def test_a_ct_is_refused_however_it_was_chosen(package: ModelPackage) -> None:
+    image = phantom().image
+    scan = Volume(image.voxels, image.geometry, Provenance(modality="CT"))
+    with pytest.raises(InputError, match="was made for MR, this is CT"):
+        check_scan(scan, package.manifest)
+
+
+@pytest.mark.parametrize("cached", [0, 3])
+def test_cached_files_do_not_count_as_used(tmp_path: Path, cached: int) -> None:
+    assert container_memory_gb(tmp_path) == float("inf")
+    (tmp_path / "memory.max").write_text("8000000000\n")
+    (tmp_path / "memory.current").write_text("5000000000\n")
+    (tmp_path / "memory.stat").write_text(f"file 9\ninactive_file {cached}000000000\n")
+    assert container_memory_gb(tmp_path) == pytest.approx(3 + cached)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert container_memory_gb(tmp_path) == float("inf")
 
 
 def test_a_gpu_that_is_too_small_is_replaced_and_noted(
@@ -144,7 +205,7 @@ def test_accepted_shapes_are_those_of_the_contract(shape: list[int], channels: i
         "name": "x", "version": "1.0.0", "method": "intensity", "intended_use": "",
         "contract": {"spatial_dims": [3], "channels": 1},
     })  # fmt: skip
-    facts = {"shape": tuple(shape), "channels": channels, "modality": None}
+    facts = {"shape": tuple(shape), "channels": channels, "modality": None, "spacing_mm": None}
     fits = len(shape) == 3 and channels == 1 and sum(side >= 16 for side in shape) >= 2
     try:
         check_facts(facts, manifest, limit_gb=float("inf"))

@@ -22,7 +22,7 @@ from medgen.report.html import mosaic, mosaic_columns, write_report
 from medgen.report.scene import build_scene
 
 CASES: dict[str, Any] = {
-    "volume": lambda: lesion_scan(count=3, restored=np.full((40, 48, 36), 0.4, np.float32)),
+    "volume": lambda: lesion_scan(count=3, restored=np.full((40, 48, 36), 400, np.float32)),
     "no findings": lambda: lesion_scan(count=0, p_value=0.6),
     "sixty findings": lambda: lesion_scan((80, 96, 72), count=60),
     "not calibrated": lambda: lesion_scan(p_value=None, threshold_meaning=""),
@@ -170,7 +170,7 @@ def test_a_full_size_scan_makes_a_small_file(tmp_path: Path) -> None:
     case = lesion_scan(shape, count=5)
     noise = rng.standard_normal((91, 109, 91)).astype(np.float32).repeat(2, 0).repeat(2, 1)
     scan = case.volume.voxels[0] + 15 * case.brain_mask * noise.repeat(2, 2)
-    restored = np.where(case.brain_mask, scan / 1000, 0).astype(np.float32)
+    restored = np.where(case.brain_mask, scan, 0).astype(np.float32)
     full = detection(scan[None], case.map, restored=restored, brain_mask=case.brain_mask)
     path = write_report(full, tmp_path / "report.html")
     assert path.stat().st_size < 6e6
