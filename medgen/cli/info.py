@@ -30,6 +30,7 @@ def info(json: options.Json = False, debug: options.Debug = False) -> None:
     if json:
         print_json(found)
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -40,6 +41,6 @@ def info(json: options.Json = False, debug: options.Debug = False) -> None:
     table.add_row("CPUs", str(found["cpus"]))
     table.add_row("free memory", f"{found['free_memory_gb']} GB")
     table.add_row("NVIDIA GPUs", "; ".join(gpus) or "none found (no driver)")
-    table.add_row("models", ", ".join(name for name, _, _ in list_packages()) or "none")
-    table.add_row("model folders", "\n".join(str(folder) for folder in search_folders()))
+    table.add_row("models", escape(", ".join(name for name, _, _ in list_packages())) or "none")
+    table.add_row("model folders", escape("\n".join(str(folder) for folder in search_folders())))
     stdout().print(table)

@@ -37,14 +37,16 @@ def list_models(json: options.Json = False, debug: options.Debug = False) -> Non
             ]
         )
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("name", "version", "task", "method", "what it is for")
     for name, _, found in packages:
         if isinstance(found, PackageError):
-            table.add_row(name, "", "", "", f"[red]unusable: {found.message}[/]")
+            table.add_row(escape(name), "", "", "", f"[red]unusable: {escape(found.message)}[/]")
         else:
-            table.add_row(name, found.version, found.task, found.method, found.summary)
+            cells = (name, found.version, found.task, found.method, found.summary)
+            table.add_row(*map(escape, cells))
     stdout().print(table)
 
 
@@ -61,6 +63,7 @@ def show(name: Name, json: options.Json = False, debug: options.Debug = False) -
         print_json({"folder": str(package.folder), "package_sha256": package.sha256, **values})
         return
     from rich.markdown import Markdown
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -79,7 +82,7 @@ def show(name: Name, json: options.Json = False, debug: options.Debug = False) -
         else "not calibrated",
     }
     for key, value in rows.items():
-        table.add_row(key, str(value))
+        table.add_row(key, escape(str(value)))
     console = stdout()
     console.print(table)
     if CARD in manifest.sha256:
@@ -96,6 +99,8 @@ def verify(
 ) -> None:
     """Check every hash and run each model's golden case again."""
     configure(quiet=True, debug=debug)
+    from rich.markup import escape
+
     from medgen.package import load_package, package_folders, verify_package
 
     results: list[dict[str, object]] = []
@@ -108,8 +113,8 @@ def verify(
         else:
             results.append({"name": name, "ok": True, "largest_difference": difference})
             if not json:
-                text = f"[green]ok[/]  {name}: files unchanged, golden case within {difference:.1g}"
-                stdout().print(text)
+                text = f"{name}: files unchanged, golden case within {difference:.1g}"
+                stdout().print(f"[green]ok[/]  {escape(text)}")
     if json:
         print_json(results)
     if not all(result["ok"] for result in results):
@@ -128,15 +133,18 @@ def pack(
 ) -> None:
     """Calibrate a finished training run and make a model package of it."""
     configure(debug=debug)
+    from rich.markup import escape
+
     from medgen.tasks.pack import pack as make_package
     from medgen.tasks.pack import read_recipe
 
     wanted = read_recipe(recipe)
     with progress_bar("calibrating") as show:
         package = make_package(run, wanted, output, overwrite=overwrite, progress=show)
-    stdout().print(f"{package.manifest.name} {package.manifest.version}: {package.folder}")
+    text = f"{package.manifest.name} {package.manifest.version}: {package.folder}"
+    stdout().print(escape(text), soft_wrap=True)
     if package.calibration:
-        stdout().print(package.calibration.threshold_rule)
+        stdout().print(escape(package.calibration.threshold_rule))
 
 
 def _settings(values: dict[str, object]) -> str:

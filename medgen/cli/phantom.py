@@ -42,8 +42,10 @@ def phantom(
     if json:
         print_json({kind: str(path) for kind, path in paths.items()})
         return
+    from rich.markup import escape
+
     for kind, path in paths.items():
-        stdout().print(f"{kind}: {path}", soft_wrap=True)
+        stdout().print(escape(f"{kind}: {path}"), soft_wrap=True)
 
 
 def _parse_shape(text: str) -> tuple[int, ...]:

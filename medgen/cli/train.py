@@ -48,8 +48,8 @@ def train(
 ) -> None:
     """Train a method on synthesised anatomy.
 
-    Writes weights.safetensors, training.json, log.jsonl, image grids and a checkpoint to resume
-    from. A resumed run ends bit for bit where an uninterrupted one does.
+    Writes weights.safetensors, training.json, log.jsonl, run.json, image grids and a checkpoint
+    to resume from. A resumed run ends bit for bit where an uninterrupted one does.
     """
     configure(quiet=quiet, verbose=verbose, debug=debug)
     from medgen.devices import check_device_name
@@ -60,19 +60,23 @@ def train(
     if dry_run:
         print_json(settings.model_dump(mode="json"))
         return
-    say(f"Training {settings.method} for {settings.steps} steps; follow {output / 'log.jsonl'}")
-    from medgen.training import train as run
+    from rich.markup import escape
+
+    log = escape(str(output / "log.jsonl"))
+    say(f"Training {settings.method} for {settings.steps} steps; follow {log}")
+    from medgen.tasks.train import train as run
 
     result = run(
-        settings, output, resume=resume, overwrite=overwrite, max_minutes=max_minutes,
-        device=device, progress=Settings.level >= NORMAL,
+        config, settings, output, changes=changes or (), resume=resume, overwrite=overwrite,
+        max_minutes=max_minutes, device=device, progress=Settings.level >= NORMAL,
     )  # fmt: skip
     if json:
         print_json({"folder": str(output), "step": result.step, "finished": result.finished,
                     "metrics": result.metrics})  # fmt: skip
         return
     state = "Finished" if result.finished else "Stopped; go on with --resume"
-    stdout().print(f"{state} at step {result.step}. Weights: {output / 'weights.safetensors'}")
+    weights = escape(str(output / "weights.safetensors"))
+    stdout().print(f"{state} at step {result.step}. Weights: {weights}", soft_wrap=True)
     for name, value in result.metrics.items():
         if name.startswith(("loss/", "validation/", "images_per_s")):
             stdout().print(f"  {name}  {value:.4g}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -43,7 +44,7 @@ from medgen.training.monitor import Monitor, save_grid, validate, write_json
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 # All that a run leaves in its folder; nothing else is ever removed from it.
-FILES = (CHECKPOINT, WEIGHTS, "training.json", "log.jsonl")
+FILES = (CHECKPOINT, WEIGHTS, "training.json", "log.jsonl", "run.json")
 FOLDERS = ("images", "tensorboard")
 
 Item = TypeVar("Item")
@@ -104,9 +105,7 @@ def train(
         if not method.state_dict():
             raise InputError(f"method {config.method!r} has nothing to train")
         run = _Run(config, method, output, start, device)
-        if overwrite:
-            _remove_earlier_run(output)
-        (output / "images").mkdir(parents=True, exist_ok=True)
+        _prepare_folder(output, overwrite)
         if resume:
             load_checkpoint(output / CHECKPOINT, method, run.average, run.optimizers)
         with Monitor(
@@ -315,6 +314,19 @@ def _starting_point(
             "Choose another folder, go on with --resume, or replace the run with --overwrite.",
         )
     return Position(0, 0.0, values)
+
+
+def _prepare_folder(output: Path, overwrite: bool) -> None:
+    """Make the run's folder, empty of an earlier run, and see that it can be written."""
+    try:
+        if overwrite:
+            _remove_earlier_run(output)
+        (output / "images").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        msg = f"cannot write to {output}: {error.strerror or error}"
+        raise InputError(msg, "Choose a folder you may write to with -o.") from error
 
 
 def _remove_earlier_run(output: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,24 @@ def test_models_list_show_verify(cli: Cli, shelf: Path) -> None:
     verified = cli("models", "verify", "tiny-baseline", shelf / "tiny-restore", "--json")
     assert verified.exit_code == 0
     assert all(entry["ok"] for entry in json.loads(verified.stdout))
+
+
+def test_brackets_in_folders_are_no_markup(
+    cli: Cli, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "[/x]" / "res[final]"
+    shutil.copytree(shelf / "tiny-baseline", folder / "tiny-baseline")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "medgen.json").write_text("[/red]")
+    monkeypatch.setenv("MEDGEN_MODELS", str(folder))
+    monkeypatch.setenv("COLUMNS", "900")
+    shown = cli("models", "show", folder / "tiny-baseline")
+    assert shown.exit_code == 0, shown.output
+    assert str(folder / "tiny-baseline") in shown.stdout
+    listed = cli("models", "list")
+    assert listed.exit_code == 0, listed.output
+    assert "res[final]" in listed.stdout
+    assert str(folder) in cli("info").stdout
 
 
 def test_shipped_models_are_intact(cli: Cli) -> None:

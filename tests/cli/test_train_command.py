@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medgen.cli import app
+from medgen.run_record import hash_file
 
 RUN = """
 name: tiny
@@ -41,6 +42,32 @@ def test_train_stop_and_resume(settings: Path, tmp_path: Path) -> None:
     assert code == 0
     assert "Finished at step 4" in shown
     assert (out / "weights.safetensors").is_file()
+    record = json.loads((out / "run.json").read_text())
+    assert record["command"] == "train CONFIG -o OUT --set steps=... --resume"
+    assert record["inputs"] == [{"name": "tiny.yaml", "files": 1, "sha256": hash_file(settings)}]
+    hashes = {entry["name"]: entry["sha256"] for entry in record["outputs"]}
+    assert hashes["weights.safetensors"] == hash_file(out / "weights.safetensors")
+    assert "run.json" not in hashes
+    assert (record["step"], record["complete"]) == (4, True)
+    assert str(tmp_path) not in (out / "run.json").read_text()
+
+
+def test_brackets_in_paths_are_no_markup(settings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "[/x]" / "res[final]"
+    code, shown, errors = medgen(settings, "-o", out, "--device", "cpu")
+    assert code == 0, errors
+    assert str(out / "weights.safetensors") in shown
+    assert str(out / "log.jsonl") in errors.replace("\n", "")
+
+
+def test_a_folder_that_cannot_be_made_is_no_defect(settings: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for words in ((), ("--overwrite",)):
+        code, _, errors = medgen(settings, "-o", tmp_path / "file" / "x", *words)
+        assert code == 2, errors
+        assert "cannot write to" in errors
+        assert "defect" not in errors
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_dry_run_prints_every_setting_and_writes_nothing(settings: Path, tmp_path: Path) -> None:
