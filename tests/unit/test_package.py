@@ -29,6 +29,7 @@ from medgen.package import (
     verify_package,
 )
 from medgen.run_record import hash_file
+from medgen.volume import Volume
 
 
 @pytest.fixture(scope="module")
@@ -309,3 +310,25 @@ def test_weights_that_unpack_without_end_are_refused(
     renew_hash(copy, WEIGHTS)
     with pytest.raises(PackageError, match="do not fit"):
         load_package(copy).method()
+
+
+def test_only_slices_that_show_left_and_right_are_mirrored(tmp_path: Path) -> None:
+    from medgen.methods import build
+
+    torch.manual_seed(0)
+    network = build("restore", {"spatial_dims": 2, "features": (4, 4, 4, 4, 4)})
+    plain, mirrored = (
+        save_package(
+            tmp_path / str(flips) / "flat", network, card="", golden=phantom().image, name="flat",
+            version="0.1.0", preparation={"spacing_mm": 6.0}, intended_use="tests",
+            inference={"mode": "2d", "flips": flips}, contract={"spatial_dims": [2, 3]},
+        )
+        for flips in (False, True)
+    )  # fmt: skip
+    scan = phantom().image
+    axial = Volume.from_array(scan.voxels[0, :, :, 10], scan.affine)
+    # First axis to the front, second upwards, normal to the right.
+    turned = scan.affine[:, [1, 2, 0, 3]]
+    sagittal = Volume.from_array(scan.voxels[0, 12], turned)
+    assert not np.allclose(run_model(plain, axial).map, run_model(mirrored, axial).map)
+    np.testing.assert_array_equal(run_model(plain, sagittal).map, run_model(mirrored, sagittal).map)
