@@ -79,11 +79,11 @@ class Calibration(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.subjects is not None and self.subjects > len(self.scan_scores):
-            msg = f"{len(self.scan_scores)} scans cannot show {self.subjects} subjects"
-            raise ValueError(msg)
         if list(self.scan_scores) != sorted(self.scan_scores):
             msg = "scan_scores must be sorted from low to high"
+            raise ValueError(msg)
+        if self.subjects is not None and self.subjects > len(self.scan_scores):
+            msg = f"{len(self.scan_scores)} scans cannot show {self.subjects} subjects"
             raise ValueError(msg)
         return self
 
