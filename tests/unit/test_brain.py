@@ -28,6 +28,7 @@ def drawn_head() -> tuple[Volume, np.ndarray]:
     return Volume.from_array(image.astype(np.float32), atlas.geometry.affine), truth
 
 
+@pytest.mark.slow
 def test_brain_of_a_head_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     volume, truth = drawn_head()
     # Moved, enlarged and flipped: the alignment has something to do.
