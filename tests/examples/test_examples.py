@@ -31,7 +31,7 @@ def test_example_runs(name, tmp_path):
         [sys.executable, EXAMPLES / name, picture],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=170,
         env={**os.environ, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"},
         cwd=tmp_path,
     )

@@ -124,6 +124,6 @@ def test_nonsense_is_refused(arguments):
 
 def test_it_is_fast():
     phantoms.brain()
-    start = time.perf_counter()
+    start = time.process_time()  # the clock on the wall also counts the neighbours
     phantoms.brain(lesion_radius_mm=8, skull=True)
-    assert time.perf_counter() - start < 0.3
+    assert time.process_time() - start < 0.3
