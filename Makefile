@@ -34,8 +34,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/medgen detect-anomalies sample_data/icbm152_t1_lesion.nii.gz -o demo --overwrite
-	$(BIN)/python sample_data/check_overlap.py demo sample_data/icbm152_t1_lesion_mask.nii.gz
+	$(BIN)/medgen detect-anomalies sample_data/icbm152_flair_lesion.nii.gz -o demo --overwrite
+	$(BIN)/python sample_data/check_overlap.py demo sample_data/icbm152_lesion_mask.nii.gz
 
 picture: demo
 	mkdir -p docs/images

@@ -241,7 +241,7 @@ class AnatomySource:
         }
 
     def healthy_scan(self, index: int, contrast: str) -> tuple[NDArray[np.float32], Any]:
-        """A whole skull-stripped scan without lesions from a held-out subject.
+        """A whole skull-stripped scan without lesions or thick slices from a held-out subject.
 
         Args:
             index: Number of the scan; scans take the held-out subjects in turn.
@@ -262,7 +262,7 @@ class AnatomySource:
         labels, distance = self._cut(subject, "sagittal", shape, None, generator)
         healthy = self._paint(labels, contrast, generator)
         mask = self._strip(labels, distance, 0.0, generator)
-        image, *_ = _scan(healthy, healthy, mask, generator)
+        image, *_ = _scan(healthy, healthy, mask, generator, thick_slices=0.0)
         affine = np.diag([self.config.spacing_mm] * 3 + [1.0])
         return (image.clamp(min=1e-3) * mask).numpy(), affine
 
@@ -427,7 +427,11 @@ def _generator(seed: int, number: int, stream: int = 0) -> Generator:
 
 
 def _scan(
-    damaged: Tensor, healthy: Tensor, mask: Tensor, generator: Generator
+    damaged: Tensor,
+    healthy: Tensor,
+    mask: Tensor,
+    generator: Generator,
+    thick_slices: float = 0.4,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Bias field, limited resolution and noise.
 
@@ -437,7 +441,7 @@ def _scan(
     shape = tuple(damaged.shape)
     sharp = uniform(generator, 0.4, 0.9)
     sigmas = [sharp * uniform(generator, 0.7, 1.3) for _ in range(3)]
-    if chance(generator, 0.4):  # thick slices, along any axis of the original scan
+    if chance(generator, thick_slices):  # along any axis of the original scan
         sigmas[int(torch.randint(3, (), generator=generator))] += uniform(generator, 0.5, 1.8)
     field = torch.exp(uniform(generator, 0, 0.2) * smooth_noise(shape, 45, generator))
     noise = torch.randn(shape, generator=generator)

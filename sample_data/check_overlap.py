@@ -26,12 +26,12 @@ def main() -> int:
     parser.add_argument("true_mask", type=Path)
     arguments = parser.parse_args()
 
-    mask_path = next(arguments.result.glob("*_desc-anomaly_mask.nii.gz"), None)
-    if mask_path is None:
-        print(f"no anomaly mask in {arguments.result}", file=sys.stderr)
+    masks = sorted(arguments.result.glob("*_desc-anomaly_mask.nii.gz"))
+    if len(masks) != 1:
+        print(f"expected one anomaly mask in {arguments.result}, got {masks}", file=sys.stderr)
         return 1
     # A mask without any finding is constant, and that is an answer too.
-    found, truth = read(mask_path, allow_constant=True), read(arguments.true_mask)
+    found, truth = read(masks[0], allow_constant=True), read(arguments.true_mask)
     if not found.geometry.same_grid_as(truth.geometry):
         print("the mask is not on the grid of the input", file=sys.stderr)
         return 1

@@ -22,8 +22,11 @@ SPACING_MM = 1.5
 # Deep white matter of the right frontal lobe, in MNI coordinates (RAS+ mm).
 LESION_CENTRE_MM = (27.0, -10.0, 35.0)
 LESION_RADIUS_MM = 9.0
-# A chronic lesion on T1 is darker than grey matter and brighter than fluid.
-LESION_BRIGHTNESS = 0.5  # of the white matter around it
+# A chronic lesion on T1 is darker than grey matter and brighter than fluid; on FLAIR it is
+# brighter than both. As a part of the white matter around it:
+LESION_BRIGHTNESS = {"t1": 0.5, "flair": 1.55}
+# White matter, grey matter and fluid on FLAIR, as a part of the brightest value.
+FLAIR = (0.60, 0.74, 0.15)
 
 
 def main() -> None:
@@ -38,33 +41,49 @@ def main() -> None:
 
 
 def write_template(folder: Path) -> None:
-    """The average brain; the same with a lesion drawn into it; and where the lesion is."""
-    brain, affine = template()
+    """The average brain; a lesion drawn into it, on T1 and on a FLAIR-like image; its mask."""
+    brain, affine = template("t1")
     opacity = lesion_opacity(brain.shape, affine)
-    white = np.median(brain[opacity > 0.5])
-    # Some of the texture under the lesion shines through, as it does in a partly damaged tissue.
-    sick = LESION_BRIGHTNESS * white + 0.4 * (brain - white)
-    damaged = brain + opacity * (sick - brain)
     save(folder / "icbm152_t1.nii.gz", brain, affine)
-    save(folder / "icbm152_t1_lesion.nii.gz", damaged, affine)
-    save(folder / "icbm152_t1_lesion_mask.nii.gz", opacity >= 0.5, affine)
+    save(folder / "icbm152_t1_lesion.nii.gz", with_lesion(brain, opacity, "t1"), affine)
+    # There is no FLAIR average: its contrast is drawn from the average tissue maps.
+    white, grey = (template(tissue)[0] / 255 for tissue in ("wm", "gm"))
+    fluid = np.clip(1 - white - grey, 0, 1)
+    parts = zip(FLAIR, (white, grey, fluid), strict=True)
+    flair = np.where(brain > 0, 200 * sum(level * part for level, part in parts), 0)
+    save(folder / "icbm152_flair_lesion.nii.gz", with_lesion(flair, opacity, "flair"), affine)
+    save(folder / "icbm152_lesion_mask.nii.gz", opacity >= 0.5, affine)
 
 
-def template() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The ICBM 152 T1 average, 0 to 255, on a grid of 1.5 mm around the brain; and its affine."""
+def with_lesion(
+    brain: NDArray[np.float64], opacity: NDArray[np.float64], contrast: str
+) -> NDArray[np.float64]:
+    """The brain with the lesion painted in.
+
+    Some of the texture under the lesion shines through, as it does in a partly damaged tissue.
+    """
+    white = np.median(brain[opacity > 0.5])
+    sick = LESION_BRIGHTNESS[contrast] * white + 0.4 * (brain - white)
+    return brain + opacity * (sick - brain)
+
+
+def template(kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The ICBM 152 average (t1, gm or wm), 0 to 255, on a grid of 1.5 mm around the brain; and its affine."""
     import nilearn.datasets
 
     data = Path(nilearn.datasets.__file__).parent / "data"
-    image = nib.load(data / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
+    outline = nib.load(data / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
+    image = nib.load(data / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
     fine = np.asarray(image.dataobj, dtype=np.float64)
-    inside = np.argwhere(fine > 0)
+    whole = np.asarray(outline.dataobj) > 0
+    inside = np.argwhere(whole)
     first = inside.min(axis=0) - 6
     shape = np.ceil((inside.max(axis=0) + 7 - first) / SPACING_MM).astype(int)
     step = np.full(3, SPACING_MM)
     brain = ndimage.affine_transform(fine, step, offset=first, output_shape=tuple(shape), order=1)
     # Outside stays exactly zero, as brain extraction leaves it.
     mask = ndimage.affine_transform(
-        (fine > 0).astype(np.float64), step, offset=first, output_shape=tuple(shape), order=1
+        whole.astype(np.float64), step, offset=first, output_shape=tuple(shape), order=1
     )
     affine = image.affine @ np.diag([*step, 1.0])
     affine[:3, 3] = image.affine[:3, :3] @ first + image.affine[:3, 3]

@@ -30,7 +30,8 @@ def made(folder, tmp_path_factory):
 @pytest.mark.parametrize(
     "name",
     [
-        "icbm152_t1.nii.gz", "icbm152_t1_lesion.nii.gz", "icbm152_t1_lesion_mask.nii.gz",
+        "icbm152_t1.nii.gz", "icbm152_t1_lesion.nii.gz", "icbm152_flair_lesion.nii.gz",
+        "icbm152_lesion_mask.nii.gz",
         "phantom_flair.nii.gz", "phantom_flair_lesion_mask.nii.gz", "dicom_t1",
     ],
 )  # fmt: skip
@@ -45,7 +46,8 @@ def test_the_script_makes_the_committed_files(folder, made, name):
 @pytest.mark.parametrize(
     ("scan", "mask", "millilitre"),
     [
-        ("icbm152_t1_lesion", "icbm152_t1_lesion_mask", 3.0),
+        ("icbm152_t1_lesion", "icbm152_lesion_mask", 3.0),
+        ("icbm152_flair_lesion", "icbm152_lesion_mask", 3.0),
         ("phantom_flair", "phantom_flair_lesion_mask", 2.3),
     ],
 )
@@ -58,8 +60,8 @@ def test_lesions_are_as_large_as_the_readme_says(folder, scan, mask, millilitre)
 
 def test_the_lesion_is_the_only_change(folder):
     healthy, sick, mask = (
-        read(folder / f"icbm152_t1{part}.nii.gz").voxels.astype(float)
-        for part in ("", "_lesion", "_lesion_mask")
+        read(folder / f"icbm152_{part}.nii.gz").voxels.astype(float)
+        for part in ("t1", "t1_lesion", "lesion_mask")
     )
     changed = healthy != sick
     assert 0 < changed.sum() < 3 * (mask > 0).sum()
