@@ -326,7 +326,8 @@ def test_describe(tmp_path: Path) -> None:
     assert facts == {
         "path": str(path), "kind": "nifti", "modality": None, "shape": SHAPE, "channels": 1,
         "frames": 3, "dtype": "int16", "spacing_mm": (2.0, 2.0, 3.0), "orientation": "LAS",
-        "series_number": None, "series_uid": None, "transfer_syntax": None, "problems": [], "blocking": None,
+        "series_number": None, "series_uid": None, "transfer_syntax": None, "problems": [],
+        "blocking": None,
     }  # fmt: skip
 
 
