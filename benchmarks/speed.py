@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,9 @@ def main() -> None:
         volume = brain(SHAPE, spacing_mm=1.0, contrast="flair", lesion_radius_mm=9.0).image
         io.write_nifti(scan, volume.voxels[0].astype("int16"), volume.geometry, kind="image")
         shapes = folder / "shapes.json"
-        shapes.write_text(json.dumps(forward_shapes(scan, options.model)))
+        # In a process of its own: a child's peak memory starts from its parent's size.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            shapes.write_text(json.dumps(pool.submit(forward_shapes, scan, options.model).result()))
         for number in range(options.runs):
             drawn, floor = folder / f"out{number}", folder / f"floor{number}"
             floor.mkdir()
