@@ -47,11 +47,14 @@ io.write_nifti(out + "/mask.nii.gz", (image > 500).astype(np.uint8), volume.geom
 """
 
 
-def forward_shapes(scan: Path, model: str) -> list[list[int]]:
-    """The shape of every batch that the network sees for this scan."""
+def draw_scan(scan: Path, model: str) -> list[list[int]]:
+    """Write the scan, and say the shape of every batch that the network will see of it."""
     from medgen import io
     from medgen.package import load_package, run_model
+    from medgen.phantoms import brain
 
+    volume = brain(SHAPE, spacing_mm=1.0, contrast="flair", lesion_radius_mm=9.0).image
+    io.write_nifti(scan, volume.voxels[0].astype("int16"), volume.geometry, kind="image")
     package = load_package(model)
     method: Any = package.method()
     shapes: list[list[int]] = []
@@ -86,20 +89,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
 
-    from medgen import io
-    from medgen.phantoms import brain
-
     medgen = str(Path(sys.executable).with_name("medgen"))
     rows: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         scan = folder / "scan.nii.gz"
-        volume = brain(SHAPE, spacing_mm=1.0, contrast="flair", lesion_radius_mm=9.0).image
-        io.write_nifti(scan, volume.voxels[0].astype("int16"), volume.geometry, kind="image")
         shapes = folder / "shapes.json"
         # In a process of its own: a child's peak memory starts from its parent's size.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            shapes.write_text(json.dumps(pool.submit(forward_shapes, scan, options.model).result()))
+            shapes.write_text(json.dumps(pool.submit(draw_scan, scan, options.model).result()))
         for number in range(options.runs):
             drawn, floor = folder / f"out{number}", folder / f"floor{number}"
             floor.mkdir()

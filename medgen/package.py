@@ -335,8 +335,12 @@ def save_package(
     folder = Path(folder)
     if folder.exists() and not overwrite:
         raise InputError(f"{folder} exists already", "Choose another name, or overwrite it.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        msg = f"cannot write {folder}: {error.strerror}"
+        raise InputError(msg, "Choose a folder that you may write to.") from error
     try:
         _write_package(draft, method, card, golden, calibration, half_precision, manifest)
         draft.chmod(0o755)

@@ -90,15 +90,27 @@ app.command("info")(info)
 app.command("phantom")(phantom)
 
 
-@app.callback()
-def _version(
-    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
-) -> None:
-    if version:
-        from importlib.metadata import version as installed
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
 
-        sys.stdout.write(f"medgen {installed('medgen')}\n")
+        sys.stdout.write(f"medgen {version('medgen')}\n")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False,
+        "--version",
+        metavar="",
+        # Before the command is looked for: with --version there need not be one.
+        is_eager=True,
+        callback=_print_version,
+        help="Print the version and leave.",
+    ),
+) -> None:
+    pass
 
 
 def main() -> None:

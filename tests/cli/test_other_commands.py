@@ -180,3 +180,9 @@ def test_phantom_refuses_what_is_no_shape(cli: Cli, tmp_path: Path) -> None:
         result = cli("phantom", "-o", tmp_path / "p", "--shape", shape)
         assert result.exit_code == 2, result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_version_needs_no_command(cli: Cli) -> None:
+    result = cli("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("medgen ")

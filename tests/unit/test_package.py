@@ -332,3 +332,9 @@ def test_only_slices_that_show_left_and_right_are_mirrored(tmp_path: Path) -> No
     sagittal = Volume.from_array(scan.voxels[0, 12], turned)
     assert not np.allclose(run_model(plain, axial).map, run_model(mirrored, axial).map)
     np.testing.assert_array_equal(run_model(plain, sagittal).map, run_model(mirrored, sagittal).map)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot write"):
+        save_intensity(tmp_path / "file" / "package")
