@@ -14,7 +14,6 @@ import argparse
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -129,22 +128,24 @@ def compare(
     )
 
 
-def peak_gb() -> float:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+def resident_gb(what: str) -> float:
+    """Resident memory of this process now ("VmRSS") or at its largest ("VmHWM"); Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024 / 1e9
 
 
 def measure_memory(shape: tuple[int, ...], settings: dict[str, object]) -> tuple[float, float]:
-    """Estimated and measured GB; runs in a process of its own, since a peak never goes down."""
+    """Estimated and measured GB, in a process of its own."""
     inference = Inference(**settings)
     method = UNet(3 if inference.mode == "3d" else 2)
     small = inference.model_copy(update={"tile": None, "batch_size": 1})
     predict_volume(method, torch.rand((1, 16, 16, 16)), None, small)  # loads the libraries
     estimate = estimate_memory_gb(method, (1, *shape), inference)
-    before = peak_gb()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    before = resident_gb("VmRSS")
     image = torch.rand((1, *shape))
     predict_volume(method, image, None, inference)
-    return estimate, peak_gb() - before
+    return estimate, resident_gb("VmHWM") - before
 
 
 def memory_row(shape: tuple[int, ...], settings: dict[str, object]) -> str:
@@ -196,7 +197,7 @@ def main() -> None:
         "",
         "## Memory",
         "",
-        "`estimate_memory_gb` against the growth of the process's peak resident memory, GB.",
+        "`estimate_memory_gb` against the growth of resident memory to its peak, GB.",
         "",
         "| image | settings | estimated | measured |",
         "|---|---|---|---|",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 FLOAT_BYTES = 4
 # Convolution libraries keep reordered copies and scratch space that no tensor shows.
-WORKSPACE = 1.5
+WORKSPACE = 2
 # Assumed live copies of a batch, for a network that cannot be traced.
 UNTRACED_COPIES = 64
 
