@@ -42,14 +42,6 @@ class BestDice(NamedTuple):
     threshold: float
 
 
-class PrecisionRecall(NamedTuple):
-    """Precision and recall ``(K,)`` at each distinct score, from the highest threshold down."""
-
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
-    thresholds: NDArray[Any]
-
-
 class FalsePositives(NamedTuple):
     """Findings that touch no lesion, and their volume."""
 
@@ -94,10 +86,12 @@ def _inside(
     return values, abnormal[inside]
 
 
-def precision_recall(
+def average_precision(
     scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
-) -> PrecisionRecall:
-    """Precision and recall at every distinct score.
+) -> AveragePrecision:
+    """AUPRC as average precision: the sum over thresholds of (gain in recall) x precision.
+
+    A map of noise scores the prevalence (the share of abnormal voxels), which is returned with it.
 
     Args:
         scores: Higher is more abnormal, any shape.
@@ -106,18 +100,6 @@ def precision_recall(
 
     Raises:
         InputError: If no voxel is abnormal, shapes differ, or a score is NaN.
-    """
-    true, false, thresholds = _counts(scores, truth, mask)
-    return PrecisionRecall(true / (true + false), true / true[-1], thresholds)
-
-
-def average_precision(
-    scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
-) -> AveragePrecision:
-    """AUPRC as average precision: the sum over thresholds of (gain in recall) x precision.
-
-    Arguments and errors as for :func:`precision_recall`. A map of noise scores the prevalence
-    (the share of abnormal voxels), which is returned with it.
     """
     true, false, _ = _counts(scores, truth, mask)
     gain = np.diff(true, prepend=0) / true[-1]
@@ -128,7 +110,7 @@ def average_precision(
 def auroc(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
     """Chance that an abnormal voxel (or scan) outscores a normal one, a tie counting one half.
 
-    Arguments and errors as for :func:`precision_recall`; also undefined if nothing is normal.
+    Arguments and errors as for :func:`average_precision`; also undefined if nothing is normal.
     """
     true, false, _ = _counts(scores, truth, mask)
     if not false[-1]:
@@ -157,7 +139,7 @@ def best_dice(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
     """Highest Dice over all thresholds and the (highest) threshold that reaches it.
 
     The truth picks the threshold, so this is an upper bound for any real use: label it as such.
-    Arguments and errors as for :func:`precision_recall`.
+    Arguments and errors as for :func:`average_precision`.
     """
     true, false, thresholds = _counts(scores, truth, mask)
     values = 2 * true / (true + false + true[-1])
@@ -214,12 +196,6 @@ class Froc:
     false_positives_per_scan: NDArray[np.float64]
     detected_at: NDArray[np.float64]
     lesion_volumes_mm3: NDArray[np.float64]
-
-    @property
-    def sensitivity(self) -> NDArray[np.float64]:
-        """Share of lesions detected at each threshold, ``(K,)``."""
-        detected = np.sort(self.detected_at)
-        return 1 - np.searchsorted(detected, self.thresholds, side="left") / detected.size
 
     def threshold_at(self, false_positives_per_scan: float) -> float:
         """The lowest threshold that keeps to this many, it and every higher one (else infinity)."""
@@ -302,23 +278,6 @@ def froc(
         detected_at=np.concatenate([s.detected_at for s in sweeps]),
         lesion_volumes_mm3=np.concatenate(volumes),
     )
-
-
-def lesion_sensitivity(
-    scans: Sequence[ScoredScan],
-    false_positives_per_scan: float,
-    *,
-    minimum_volume_mm3: float = 0.0,
-) -> float:
-    """Share of lesions detected at the lowest threshold with at most this many false findings per
-    scan, there and at every higher threshold. Arguments and errors as for :func:`froc`.
-    """
-    curve = froc(
-        scans,
-        minimum_volume_mm3=minimum_volume_mm3,
-        most_false_positives_per_scan=false_positives_per_scan,
-    )
-    return curve.sensitivity_at(false_positives_per_scan)
 
 
 def bootstrap_interval(
