@@ -344,6 +344,8 @@ def save_package(
     try:
         _write_package(draft, method, card, golden, calibration, half_precision, manifest)
         draft.chmod(0o755)
+        for path in draft.rglob("*"):  # safetensors writes files that only their owner may read
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)
