@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= $(or $(MEDGEN_DATA),../shared/data)
+# Folders of trained and packed configs/baselines, to stand beside brain-mr in the benchmark.
+BASELINES ?=
 # Tests work on tiny arrays: one thread is fastest and repeatable.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=agg
 
@@ -60,11 +62,14 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# anomaly_real and brain_extraction need the real scans named in CONTRIBUTING.md.
+# anomaly_real, brain_extraction and healthy_scans need the real scans named in CONTRIBUTING.md.
 bench: setup
 	$(BIN)/python benchmarks/inference_vs_monai.py --output benchmarks/results/inference_vs_monai.md
 	$(BIN)/python benchmarks/brain_extraction.py --data $(DATA)
-	$(BIN)/python benchmarks/anomaly_real.py --data $(DATA) --model brain-mr \
+	$(BIN)/python benchmarks/speed.py --model brain-mr --output benchmarks/results/speed.md
+	$(BIN)/python benchmarks/healthy_scans.py --data $(DATA) \
+	  --output benchmarks/results/healthy_scans.md
+	$(BIN)/python benchmarks/anomaly_real.py --data $(DATA) --model brain-mr $(BASELINES) \
 	  -o benchmarks/anomaly_real.md
 
 docs: setup

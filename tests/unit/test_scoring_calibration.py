@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -161,3 +163,20 @@ def test_the_rule_names_the_brains_where_they_are_fewer_than_the_scans():
     assert "brains" not in alone.threshold_rule
     old = Calibration.model_validate(alone.model_dump(exclude={"subjects"}))
     assert old.threshold_rule == alone.threshold_rule
+
+
+def test_the_how_to_quotes_what_the_program_prints():
+    example = Calibration(
+        scan_scores=tuple(n / 100 for n in range(30)),
+        threshold=0.62,
+        target_false_findings_per_scan=0.5,
+        target_false_volume_mm3_per_scan=1000.0,
+        minimum_volume_mm3=20.0,
+        expected_false_findings_per_scan=0.5,
+        expected_false_volume_mm3_per_scan=160.0,
+        left_out_false_findings_per_scan=0.6,
+        subjects=3,
+    )
+    page = Path(__file__).resolve().parents[2] / "docs/how-to/read-a-calibration.md"
+    quoted = [line[2:] for line in page.read_text(encoding="utf-8").split("\n") if line[:2] == "> "]
+    assert " ".join(quoted) == example.threshold_rule
