@@ -68,7 +68,7 @@ def with_lesion(
 
 
 def template(kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The ICBM 152 average (t1, gm or wm), 0 to 255, on a grid of 1.5 mm around the brain; and its affine."""
+    """The ICBM 152 average (t1, gm or wm), 0 to 255, at 1.5 mm around the brain; and its affine."""
     import nilearn.datasets
 
     data = Path(nilearn.datasets.__file__).parent / "data"
