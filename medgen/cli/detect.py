@@ -117,7 +117,7 @@ def _print_result(detection: Detection, output: Path, paths: dict[str, str]) -> 
     usual = (
         "no error rate is known for it"
         if detection.p_value is None
-        else f"{detection.p_value:.0%} of healthy scans score this high or higher"
+        else f"{detection.p_value:.0%} of healthy reference scans score this high or higher"
     )
     console.print(f"Scan score [b]{detection.score:.3f}[/] ({usual})")
     if detection.findings:

@@ -44,9 +44,9 @@ def score_meaning(p_value: float | None) -> str:
             "scale of its own: compare it only with scores of the same model."
         )
     if p_value < 0.1:
-        how_many = f"About 1 in {float(f'{1 / p_value:.2g}'):.0f} healthy scans scores"
+        how_many = f"About 1 in {float(f'{1 / p_value:.2g}'):.0f} healthy reference scans scores"
     else:
-        how_many = f"About {round(100 * p_value)} in 100 healthy scans score"
+        how_many = f"About {round(100 * p_value)} in 100 healthy reference scans score"
     meaning = f"{how_many} this high or higher."
     if p_value > 0.2:
         meaning += " A usual score does not rule out disease."
@@ -151,7 +151,7 @@ def methods_paragraph(detection: DetectionLike, scene: Scene) -> str:
 def _p_value_clause(p_value: float | None) -> str:
     if p_value is None:
         return " (not calibrated)"
-    return f" (conformal p-value against held-out healthy scans {number(p_value)})"
+    return f" (conformal p-value against held-out healthy reference scans {number(p_value)})"
 
 
 def _training_sentence(training_data: Sequence[Any]) -> str:

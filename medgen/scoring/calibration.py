@@ -77,6 +77,8 @@ class Calibration(Config):
         None, ge=1, description="People the scans show. None: not recorded, each scan another's."
     )
 
+    drawn: bool = Field(False, description="The normal scans were simulated, not acquired.")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if list(self.scan_scores) != sorted(self.scan_scores):
@@ -163,11 +165,13 @@ class Calibration(Config):
         """What the threshold promises, on how many scans, and how finely they can say it."""
         scans = len(self.scan_scores)
         subjects = self.subjects or scans
-        normal_scans, others, caution = f"{scans} normal scan{'s' * (scans != 1)}", "others", ""
+        kind = "drawn " if self.drawn else ""
+        normal_scans, others = f"{scans} {kind}normal scan{'s' * (scans != 1)}", "others"
+        caution = " They were drawn, not acquired: real scans may differ." if self.drawn else ""
         if subjects != scans:
             brains = f"{subjects} brain{'s' * (subjects != 1)}"
-            normal_scans, others = f"{scans} scans of {brains}", "other brains"
-            caution = (
+            normal_scans, others = f"{scans} {kind}scans of {brains}", "other brains"
+            caution += (
                 f" Both the limit and the p-values treat the {scans} scans as exchangeable, which "
                 f"scans of {brains} are only roughly."
             )

@@ -135,7 +135,7 @@ def findings_summary(detection: Detection) -> dict[str, Any]:
     return {
         "scan_score": detection.score,
         "p_value": detection.p_value,
-        "p_value_meaning": "part of healthy scans that score this high or higher",
+        "p_value_meaning": "part of the healthy reference scans that score this high or higher",
         "threshold": detection.threshold,
         "threshold_meaning": detection.threshold_meaning,
         "model": f"{detection.model.name} {detection.model.version}",

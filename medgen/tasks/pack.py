@@ -220,7 +220,7 @@ def _calibrate(
         recipe.target_false_findings_per_scan,
         recipe.minimum_volume_mm3,
         subjects=subjects,
-    )
+    ).model_copy(update={"drawn": True})
 
 
 def _card(recipe: PackageRecipe, record: dict[str, Any], calibration: Any) -> str:
@@ -263,8 +263,7 @@ can draw {record["metrics"]["generator_images_per_s"]:.0f}.
 
 {calibration.threshold_rule}
 
-The normal scans are drawn from the label maps that were held out of training; they are simulated,
-so on real scans the number of false findings may be higher.
+The normal scans are drawn from the label maps that were held out of training.
 
 ## Measured on real scans
 

@@ -60,6 +60,7 @@ def test_a_packed_run_detects_and_verifies(
     assert verify_package(package) < 1e-4
     assert package.calibration is not None
     assert len(package.calibration.scan_scores) == 3
+    assert "drawn, not acquired" in package.calibration.threshold_rule
     scan = brain((40, 48, 32), spacing_mm=3.0, seed=9).image
     result = run_model(package, scan)
     assert result.map.shape == scan.geometry.shape

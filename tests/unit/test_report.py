@@ -104,9 +104,12 @@ def viewer_data(page: Page) -> dict[str, Any]:
 
 
 def test_the_score_is_explained_in_plain_words(page: Any) -> None:
-    assert "About 1 in 50 healthy scans scores this high or higher." in page(lesion_scan()).text
+    assert (
+        "About 1 in 50 healthy reference scans scores this high or higher."
+        in page(lesion_scan()).text
+    )
     usual = page(lesion_scan(p_value=0.43)).text
-    assert "About 43 in 100 healthy scans score this high or higher." in usual
+    assert "About 43 in 100 healthy reference scans score this high or higher." in usual
     assert "does not rule out disease" in usual
     assert "not calibrated" in page(lesion_scan(p_value=None)).text
 
