@@ -31,6 +31,7 @@ from medgen.corruption import (
     appearance,
     blob,
     chance,
+    gaussian_blur,
     random_rotation,
     smooth_noise,
     uniform,
@@ -100,21 +101,6 @@ class Subject(NamedTuple):
     distance: Tensor
     centre: Tensor
     reach: Tensor
-
-
-def gaussian_blur(image: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Blur (D, H, W) with one standard deviation (voxels) per axis; borders are replicated."""
-    out = image[None, None]
-    for axis, sigma in enumerate(sigmas):
-        if sigma < 0.2:
-            continue
-        reach = math.ceil(2.5 * sigma)
-        taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-        shape, pad = [1, 1, 1, 1, 1], [0] * 6
-        shape[2 + axis] = 2 * reach + 1
-        pad[4 - 2 * axis] = pad[5 - 2 * axis] = reach
-        out = F.conv3d(F.pad(out, pad, mode="replicate"), (taps / taps.sum()).view(shape))
-    return out[0, 0]
 
 
 def normalise(image: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:

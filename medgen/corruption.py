@@ -8,6 +8,7 @@ Sizes are in voxels of the image that is being damaged.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,21 @@ def smooth_noise(shape: tuple[int, ...], grain: float, generator: Generator) -> 
     # A sparse sample of the field is enough to know by how much.
     sample = field.flatten()[:: max(1, field.numel() // 4096)]
     return field / sample.std(correction=0).clamp_min(1e-3)
+
+
+def gaussian_blur(image: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Blur (D, H, W) with one standard deviation (voxels) per axis; borders are replicated."""
+    out = image[None, None]
+    for axis, sigma in enumerate(sigmas):
+        if sigma < 0.2:
+            continue
+        reach = math.ceil(2.5 * sigma)
+        taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+        shape, pad = [1, 1, 1, 1, 1], [0] * 6
+        shape[2 + axis] = 2 * reach + 1
+        pad[4 - 2 * axis] = pad[5 - 2 * axis] = reach
+        out = F.conv3d(F.pad(out, pad, mode="replicate"), (taps / taps.sum()).view(shape))
+    return out[0, 0]
 
 
 def random_rotation(generator: Generator) -> Tensor:

@@ -14,9 +14,9 @@ from medgen.anatomy import (
     LabelMapSource,
     PhantomConfig,
     PhantomSource,
-    gaussian_blur,
     normalise,
 )
+from medgen.corruption import gaussian_blur
 from medgen.errors import InputError, LeakageError
 from medgen.label_maps import brain_distance_mm, read_label_maps
 from medgen.phantoms import brain
