@@ -23,6 +23,7 @@ from medgen.tasks.scan_units import in_scan_units
 from medgen.volume import Volume
 
 if TYPE_CHECKING:
+    from medgen.inference import Predicts
     from medgen.scoring import Finding
 
 DEFAULT_MODEL = "brain-mr"
@@ -105,8 +106,9 @@ class Detection:
 
 def detect_anomalies(
     source: str | Path | Volume,
-    model: str | Path = DEFAULT_MODEL,
+    model: str | Path | ModelPackage = DEFAULT_MODEL,
     *,
+    method: Predicts | None = None,
     device: str = "auto",
     seed: int = 0,
     max_memory_gb: float | None = None,
@@ -119,7 +121,8 @@ def detect_anomalies(
 
     Args:
         source: A file, a DICOM folder, or a volume in memory.
-        model: Name or folder of a model package.
+        model: Name or folder of a model package, or one that is loaded.
+        method: The package's network, if it is loaded: many scans then share it.
         device: ``auto`` (the first CUDA device, else the CPU), ``cpu``, ``cuda[:N]`` or ``mps``.
         seed: Seeds torch; prediction draws no random numbers, so results do not depend on it.
         max_memory_gb: Refuse scans that would need more (default: 80 % of the free memory, at
@@ -136,7 +139,7 @@ def detect_anomalies(
         InputError: The scan, the model or the device cannot be used; says why and what to do.
     """
     check_device_name(device)
-    package = load_package(model)
+    package = model if isinstance(model, ModelPackage) else load_package(model)
     limit = default_memory_gb() if max_memory_gb is None else max_memory_gb
     timings: dict[str, float] = {}
     if isinstance(source, Volume):
@@ -152,7 +155,14 @@ def detect_anomalies(
     import torch
 
     torch.manual_seed(seed)
-    result, where, fallbacks = _run(package, volume, where, device, limit - need, progress, timings)
+
+    def run(on: str) -> ScanMaps:
+        return run_model(
+            package, volume, method=method, device=on, max_memory_gb=limit - need,
+            progress=progress, timings=timings,
+        )  # fmt: skip
+
+    result, where, fallbacks = _run(run, where, device)
     with timed(timings, "findings"):
         detection = _detection(package, volume, result, threshold)
     return replace(
@@ -198,21 +208,10 @@ def _importing(*modules: str) -> Iterator[None]:
 
 
 def _run(
-    package: ModelPackage,
-    volume: Volume,
-    device: str,
-    wish: str,
-    limit: float,
-    progress: Progress | None,
-    timings: dict[str, float],
+    run: Callable[[str], ScanMaps], device: str, wish: str
 ) -> tuple[ScanMaps, str, tuple[str, ...]]:
     """Run the model; with ``auto``, a GPU that is too small is replaced by the CPU and noted."""
     import torch
-
-    def run(where: str) -> ScanMaps:
-        return run_model(
-            package, volume, device=where, max_memory_gb=limit, progress=progress, timings=timings
-        )
 
     try:
         return run(device), device, ()
