@@ -5,15 +5,18 @@ A few phantoms are drawn and varied cheaply, so that hundreds of cases take seco
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from hostile_objects import Array, Stack, Who, classic, save, stack
+from hostile_objects import Array, Stack, Who, classic, save_to, stack
 from pydicom import config
+from pydicom.dataset import Dataset
 
 from medgen import phantoms
 
@@ -67,19 +70,47 @@ def _planes(voxels: Array) -> Stack:
 
 def cohort(folder: Path, cases: int, seed: int = 0) -> list[Case]:
     """An archive of single-series MR head studies, a folder with the patient's name each."""
-    with config.disable_value_validation():  # half the time
+    with config.disable_value_validation():
         return [_study(folder, number, seed) for number in range(cases)]
 
 
 def _study(folder: Path, number: int, seed: int) -> Case:
     who = Who(seed, patient=f"MRN-{number:05d}", study=f"study {number}", description="FLAIR")
     place = folder / f"DOE^JANE {number:05d}" / "FLAIR"
-    for d in classic(_planes(values(seed, number)), who):
-        d.BodyPartExamined, d.ProtocolName = "HEAD", "t2_flair"
-        d.PatientName = f"Doe^Jane {number}"
-        d.ScanningSequence, d.InversionTime = "IR", "2500"
-        save(d, place / f"IM{d.InstanceNumber:04d}")
+    place.mkdir(parents=True)
+    planes = _planes(values(seed, number))
+    d = classic(replace(planes, origins=planes.origins[:1]), who)[0]
+    d.BodyPartExamined, d.ProtocolName = "HEAD", "t2_flair"
+    d.PatientName = f"Doe^Jane {number}"
+    d.ScanningSequence, d.InversionTime = "IR", "2500"
+    for plane, changed in enumerate(_slices(d, planes)):
+        (place / f"IM{plane:04d}").write_bytes(changed)
     return Case(place, who.patient, has_lesion(number))
+
+
+def _slices(d: Dataset, planes: Stack) -> Iterator[bytes]:
+    """The files of all slices: one is written, and in the others its bytes are exchanged.
+
+    That is twenty times as fast as writing each, and works because all texts keep their lengths.
+    """
+
+    def texts(plane: int) -> tuple[str, str, str]:
+        x, y, z = planes.origins[plane]
+        return d.SeriesInstanceUID[:59] + f".{plane + 100}", f"{x}\\{y}\\{z:+09.2f}", f"{plane + 10}"
+
+    uid, position, number = texts(0)
+    d.SOPInstanceUID, d.InstanceNumber = uid, number
+    d.ImagePositionPatient = position.split("\\")
+    with io.BytesIO() as stream:
+        save_to(d, stream)
+        first = stream.getvalue()
+    for plane in range(len(planes.origins)):
+        whole = first[: -len(d.PixelData)]
+        for before, after in zip((uid, position, number), texts(plane), strict=True):
+            mark = b"\x20\0\x13\0IS\x02\0" if before == number else b""
+            assert mark + before.encode() in whole
+            whole = whole.replace(mark + before.encode(), mark + after.encode())
+        yield whole + planes.values[..., plane].T.astype("<u2").tobytes()
 
 
 def nifti_cohort(folder: Path, cases: int, seed: int = 0) -> list[Case]:

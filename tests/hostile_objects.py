@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -396,13 +396,19 @@ def _kept(value: float) -> float:
 def save(d: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> Path:
     """Write one object, whatever nonsense its values are."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        save_to(d, stream, syntax)
+    return path
+
+
+def save_to(d: Dataset, stream: BinaryIO, syntax: str = ExplicitVRLittleEndian) -> None:
+    """The same into an open file."""
     d.file_meta = FileMetaDataset()
     d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID
     d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
     d.file_meta.TransferSyntaxUID = syntax
     with config.disable_value_validation():
-        dcmwrite(path, d, enforce_file_format=True)
-    return path
+        dcmwrite(stream, d, enforce_file_format=True)
 
 
 def save_all(objects: Iterable[Dataset], folder: Path, prefix: str = "IM") -> list[Path]:
