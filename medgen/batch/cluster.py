@@ -1,0 +1,214 @@
+"""Where the work is done: processes of this machine, or a Dask cluster that exists already."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from medgen.devices import check_device_name, visible_gpus
+from medgen.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+# The Dask resource that a case takes: one lane, or all lanes of a worker after it killed one.
+LANES = "lanes"
+# One case computes while another is read or written; a GPU is fed by more.
+LANES_ON_CPU = 2
+LANES_ON_GPU = 3
+MOST_WORKERS = 64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the work is spread over this machine.
+
+    Attributes:
+        workers: Processes.
+        threads: Threads of each, for computing.
+        lanes: Cases that a process holds at a time.
+        memory_gb: Memory of each process.
+        devices: The device of each process.
+    """
+
+    workers: int
+    threads: int
+    lanes: int
+    memory_gb: float
+    devices: tuple[str, ...]
+
+    def __str__(self) -> str:
+        processes = "process" if self.workers == 1 else "processes"
+        device = "" if self.devices[0] == "cpu" else f" on {', '.join(self.devices)}"
+        return (
+            f"{self.workers} {processes} x {self.threads} threads{device}, "
+            f"{self.memory_gb:.1f} GB each"
+        )
+
+
+def lay_out(
+    device: str,
+    *,
+    case_gb: float,
+    cases: int,
+    free_gb: float,
+    workers: int | None = None,
+    cores: int | None = None,
+) -> Layout:
+    """Choose processes and threads from the cores, the GPUs and the memory estimate.
+
+    One process per GPU; on the CPU one per core, unless the memory holds fewer cases than that:
+    then the cores are shared out among the processes that fit.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        case_gb: Most memory that one case needs, everything included.
+        cases: How many cases there are to do.
+        free_gb: Memory that may be used in all.
+        workers: Number of processes, if the user chose it.
+        cores: Processor cores to use; all of this machine when None.
+
+    Raises:
+        InputError: Not even one case fits, or there is no such device.
+    """
+    check_device_name(device)
+    cores = cores or available_cores()
+    gpus = _gpus(device)
+    fit = int(free_gb // max(case_gb, 1e-3))
+    if fit < 1:
+        msg = f"one case needs about {case_gb:.1f} GB, but only {free_gb:.1f} GB may be used"
+        raise InputError(msg, "Raise the limit with --max-memory (GB), or free some memory.")
+    if gpus:
+        count = min(workers or len(gpus), fit)
+        devices = tuple(gpus[n % len(gpus)] for n in range(count))
+    else:
+        count = min(workers or min(cores, max(cases, 1), MOST_WORKERS), fit)
+        devices = ("mps" if device == "mps" else "cpu",) * count
+    wished = LANES_ON_GPU if gpus else LANES_ON_CPU
+    # A further lane holds a further scan.
+    lanes = max(1, min(wished, fit // count))
+    return Layout(count, max(1, cores // count), lanes, free_gb / count, devices)
+
+
+def available_cores() -> int:
+    """Cores this process may use, which a container or a batch system may limit."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _gpus(device: str) -> list[str]:
+    """The GPUs to use, as torch calls them; none for the CPU.
+
+    Raises:
+        InputError: A GPU was asked for and there is none.
+    """
+    if device in ("cpu", "mps") or (device == "auto" and not visible_gpus()):
+        return []
+    if device.startswith("cuda:"):
+        from medgen.devices import resolve_device
+
+        return [resolve_device(device)]
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0 and device == "cuda":
+        raise InputError("--device cuda was asked for, but torch finds no CUDA device")
+    return [f"cuda:{n}" for n in range(count)]
+
+
+@contextmanager
+def local_cluster(layout: Layout) -> Iterator[Client]:
+    """Worker processes on this machine, gone when the block ends or this process dies.
+
+    A worker that dies is replaced; one that takes more than its memory is ended before the system
+    chooses a victim of its own.
+    """
+    import dask
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    settings = {
+        # A worker's death is reported at once: the engine decides what is tried again, and how.
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": 0.95,
+        "distributed.scheduler.work-stealing": True,
+        "distributed.worker.daemon": True,
+        "logging": {"distributed": "critical"},
+    }
+    threads = str(layout.threads)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environment = {
+        **dict.fromkeys(names, threads),
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads,
+        "MPLBACKEND": "agg",
+        "MEDGEN_DEVICE": "",
+    }
+    with dask.config.set(settings):
+        workers = {
+            number: {
+                "cls": Nanny,
+                "options": {
+                    "nthreads": layout.lanes,
+                    "memory_limit": int(layout.memory_gb * 1e9),
+                    "resources": {LANES: layout.lanes},
+                    "env": {**environment, "MEDGEN_DEVICE": layout.devices[number]},
+                    "silence_logs": 50,
+                },
+            }
+            for number in range(layout.workers)
+        }
+        scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1"}}
+        with (
+            SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
+
+
+@contextmanager
+def existing_cluster(address: str) -> Iterator[Client]:
+    """A client of a Dask cluster that is running already.
+
+    Raises:
+        InputError: Nobody answers there, or it has no workers.
+    """
+    if not re.fullmatch(r"(tcp|tls|ucx|ws|wss)://[^\s/]+:\d+", address):
+        msg = f"--scheduler must look like tcp://host:8786, got {address!r}"
+        raise InputError(msg, "`dask scheduler` prints its address when it starts.")
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=10, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        msg = f"no Dask scheduler answers at {address}"
+        raise InputError(msg, "Start one with `dask scheduler`, and workers beside it.") from error
+    try:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            raise InputError(
+                f"the Dask scheduler at {address} has no workers",
+                f"Start some: dask worker {address} --nthreads 1 --resources {LANES}=1",
+            )
+        yield client
+    finally:
+        client.close()
+
+
+def total_lanes(client: Client) -> int:
+    """How many cases the cluster can hold at a time."""
+    info: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    return sum(
+        int(worker["resources"].get(LANES, 0) or worker["nthreads"]) for worker in info.values()
+    )
+
+
+def has_lanes(client: Client) -> bool:
+    """Whether its workers were started with the resource that keeps cases apart."""
+    info: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    return all(LANES in worker["resources"] for worker in info.values())

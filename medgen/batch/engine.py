@@ -1,0 +1,211 @@
+"""Run many jobs on Dask, whatever happens to them: deaths, hangs, and memory that runs out.
+
+The engine knows neither scans nor ledgers: it takes jobs and a function, and hands each outcome to
+whoever called, in the order in which they come.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from medgen.batch.cluster import LANES, has_lanes, total_lanes
+from medgen.batch.work import Job, Outcome
+from medgen.errors import MedgenError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+Work = Callable[[Job], Outcome]
+_TOPIC = "medgen-started"
+_HEARTBEAT_S = 0.25
+_DIED = "its worker process died"
+
+
+class ClusterLost(MedgenError):
+    """The scheduler is gone; what was recorded stays recorded."""
+
+
+@dataclass
+class _Flight:
+    """A job under way."""
+
+    job: Job
+    future: Future
+    started: float | None = None
+    worker: str | None = None
+    pid: int | None = None
+    stopped: bool = False
+
+
+@dataclass
+class Engine:
+    """Runs jobs on a cluster.
+
+    Attributes:
+        client: Of the cluster.
+        work: Does one job; must be importable by the workers.
+        timeout_s: A job that takes longer is ended with its worker.
+        attempts: Most tries of a job that runs out of memory or whose worker dies.
+        on_retry: Told of a job that will be tried again, and why.
+        on_start: Told which job has begun.
+    """
+
+    client: Client
+    work: Work
+    timeout_s: float
+    attempts: int = 3
+    on_retry: Callable[[Job, Outcome], None] = lambda job, outcome: None
+    on_start: Callable[[Job], None] = lambda job: None
+    _messages: queue.SimpleQueue[tuple[str, Any]] = field(default_factory=queue.SimpleQueue)
+    _flights: dict[str, _Flight] = field(default_factory=dict)
+    _deaths: Counter[str] = field(default_factory=Counter)
+    _last: deque[Job] = field(default_factory=deque)
+    _serial: int = 0
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Do all jobs; yields each with its final outcome.
+
+        Raises:
+            ClusterLost: The scheduler does not answer any more.
+        """
+        waiting = deque(jobs)
+        # A few more than can be held, so that no lane waits for this loop.
+        window = total_lanes(self.client) + 2
+        self.client.subscribe_topic(_TOPIC, lambda event: self._messages.put(("started", event)))
+        try:
+            while waiting or self._flights or self._last:
+                while waiting and len(self._flights) < window:
+                    self._submit(waiting.popleft())
+                if self._last and not waiting and not self._flights:
+                    self._submit(self._last.popleft())
+                for job, outcome in self._settled():
+                    if outcome.state != "memory" or not self._tried_again(job, outcome, waiting):
+                        yield job, outcome
+                self._end_hanging()
+        finally:
+            with suppress(Exception):
+                self.client.cancel([flight.future for flight in self._flights.values()], force=True)
+            with suppress(Exception):
+                self.client.unsubscribe_topic(_TOPIC)
+
+    def _submit(self, job: Job) -> None:
+        self._serial += 1
+        key = f"case-{self._serial}"
+        taken = None
+        if has_lanes(self.client):
+            # A job that was cut short once gets a worker of its own.
+            cut_short = job.attempt > 1 or self._deaths[job.id] > 0
+            taken = {LANES: self._lanes_of_a_worker() if cut_short else 1}
+        future = self.client.submit(
+            _announced, self.work, job, key, key=key, pure=False, retries=0, resources=taken
+        )
+        self._flights[key] = _Flight(job, future)
+        future.add_done_callback(lambda done: self._messages.put(("finished", done.key)))
+
+    def _lanes_of_a_worker(self) -> int:
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return max((int(worker["resources"].get(LANES, 1)) for worker in workers), default=1)
+
+    def _settled(self) -> list[tuple[Job, Outcome]]:
+        """Wait a moment for news; give the jobs that ended."""
+        ended = []
+        with suppress(queue.Empty):
+            message = self._messages.get(timeout=_HEARTBEAT_S)
+            while True:
+                kind, value = message
+                if kind == "started":
+                    self._note_start(value)
+                elif value in self._flights:
+                    flight = self._flights.pop(value)
+                    ended.append((flight.job, self._outcome(flight)))
+                message = self._messages.get_nowait()
+        if self.client.status not in ("running", "connecting"):
+            raise ClusterLost(
+                "the Dask scheduler does not answer any more",
+                "Start it again, and the same command: finished cases are kept.",
+            )
+        return ended
+
+    def _note_start(self, event: tuple[float, dict[str, Any]]) -> None:
+        _, news = event
+        flight = self._flights.get(news["key"])
+        if flight is not None:
+            # Our own clock: that of another machine may differ.
+            flight.started = time.monotonic()
+            flight.worker, flight.pid = news["worker"], news["pid"]
+            self.on_start(flight.job)
+
+    def _outcome(self, flight: _Flight) -> Outcome:
+        """What a finished future says."""
+        from distributed import CancelledError, KilledWorker
+
+        future = flight.future
+        seconds = 0.0 if flight.started is None else time.monotonic() - flight.started
+        try:
+            if flight.stopped:
+                minutes = self.timeout_s / 60
+                return Outcome(
+                    "failed", f"took longer than {minutes:g} minutes and was stopped",
+                    "Raise timeout_minutes in the pipeline, and use --retry-failed.",
+                    seconds=seconds,
+                )  # fmt: skip
+            outcome: Outcome = future.result(timeout=30)
+            return outcome
+        except (KilledWorker, CancelledError):
+            begun = None if flight.started is None else "after it had begun"
+            return Outcome("memory", _DIED, None, begun, seconds=seconds)
+        except Exception as error:  # a job that cannot even be sent
+            return Outcome("failed", f"could not be run: {type(error).__name__}", seconds=seconds)
+        finally:
+            future.release()
+
+    def _tried_again(self, job: Job, outcome: Outcome, waiting: deque[Job]) -> bool:
+        """Queue a job that was cut short again, unless it had all its tries.
+
+        When a worker dies, so do the jobs beside the culprit. So the first death of a job that had
+        not begun is not held against it, and from the second on it is tried last, with no other
+        job on the cluster: if a worker dies then, nobody else can be blamed.
+        """
+        if outcome.reason == _DIED:
+            self._deaths[job.id] += 1
+            if self._deaths[job.id] == 1 and outcome.detail is None:
+                waiting.append(job)
+                return True
+        self.on_retry(job, outcome)
+        if job.attempt >= self.attempts:
+            return False
+        line = self._last if self._deaths[job.id] > 1 else waiting
+        line.append(replace(job, attempt=job.attempt + 1))
+        return True
+
+    def _end_hanging(self) -> None:
+        """End the workers of jobs that take too long; nothing else stops a thread."""
+        for flight in self._flights.values():
+            late = flight.started is not None and (
+                time.monotonic() - flight.started > self.timeout_s
+            )
+            if late and not flight.stopped and flight.worker is not None:
+                flight.stopped = True
+                # Asked of the nanny: the worker itself may be deaf.
+                with suppress(Exception):
+                    self.client.run(
+                        os.kill, flight.pid, signal.SIGKILL, workers=[flight.worker], nanny=True,
+                        on_error="ignore",
+                    )  # fmt: skip
+
+
+def _announced(work: Work, job: Job, key: str) -> Outcome:
+    """Run a job on a worker, and say first that it has begun."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    worker.log_event(_TOPIC, {"key": key, "worker": worker.address, "pid": os.getpid()})
+    return work(job)

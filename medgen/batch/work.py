@@ -1,0 +1,139 @@
+"""What a worker does with one case: read, compute, write into a draft folder, say how it went.
+
+A try never raises: whatever goes wrong becomes an outcome that the ledger can record.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from medgen.errors import MedgenError
+from medgen.io.walk import Location
+
+if TYPE_CHECKING:
+    from medgen.batch.pipeline import Convert, Deidentify, Detect
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case, as sent to a worker. Plain values only.
+
+    Attributes:
+        id: Label of the case.
+        sources: The files, or members of zips, that hold it.
+        root: The archive, so that its name can be kept out of messages.
+        private: Whether paths may name a patient (DICOM).
+        task: What to do.
+        draft: Folder to make and fill.
+        stem: What output names start with when cases share a folder; None if they do not.
+        model: Folder of the model package, for tasks that need one.
+        device: Where to compute.
+        seed: Seed of the run.
+        memory_gb: Most memory this case may use.
+        attempt: 1 for the first try.
+        key: Secret for tasks that need one.
+        patient: Label of the patient.
+        facts: Header facts of the image, for tasks that name outputs by them.
+    """
+
+    id: str
+    sources: tuple[Location, ...]
+    root: str
+    private: bool
+    task: Detect | Deidentify | Convert
+    draft: str
+    stem: str | None = None
+    model: str | None = None
+    device: str = "cpu"
+    seed: int = 0
+    memory_gb: float = 4.0
+    attempt: int = 1
+    key: bytes = b""
+    patient: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a try went.
+
+    Attributes:
+        state: ``done``; ``failed`` for good; ``memory`` (try again with less); ``disk`` (full: the
+            whole run must stop).
+        reason: Why it failed, in words for people.
+        hint: What to do about it.
+        detail: Where in the program an unexpected error happened.
+        result: Values, flags and output names; see :class:`medgen.batch.ledger.Entry`.
+        input_sha256: Hash of the input's contents.
+        seconds: Time the worker took.
+    """
+
+    state: Literal["done", "failed", "memory", "disk"]
+    reason: str | None = None
+    hint: str | None = None
+    detail: str | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    input_sha256: str | None = None
+    seconds: float = 0.0
+
+
+def work(job: Job) -> Outcome:
+    """Do one case. Never raises: what goes wrong is in the outcome, and the draft is removed."""
+    start = time.perf_counter()
+    draft = Path(job.draft)
+    try:
+        draft.mkdir(parents=True)
+        from medgen.batch.verbs import verb_of
+
+        result, digest = verb_of(job)(job, draft)
+        return Outcome(
+            "done", result=result, input_sha256=digest, seconds=time.perf_counter() - start
+        )
+    except Exception as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        return _failure(job, error, time.perf_counter() - start)
+
+
+def _failure(job: Job, error: Exception, seconds: float) -> Outcome:
+    """What to record of an exception, without the names of private paths."""
+    text = str(error) if not isinstance(error, MedgenError) else error.message
+    reason = _scrubbed(job, text)
+    if _is_memory(error):
+        return Outcome("memory", "ran out of memory", None, reason, seconds=seconds)
+    cause: BaseException = error.__cause__ or error
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Outcome("disk", reason, getattr(error, "hint", None), seconds=seconds)
+    if isinstance(error, MedgenError):
+        hint = None if error.hint is None else _scrubbed(job, error.hint)
+        return Outcome("failed", reason, hint, seconds=seconds)
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    detail = " < ".join(f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in reversed(frames))
+    return Outcome(
+        "failed", f"unexpected {type(error).__name__}: {reason}"[:500],
+        "This is a defect in medgen; please report it with the line in `medgen batch status -v`.",
+        detail, seconds=seconds,
+    )  # fmt: skip
+
+
+def _is_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't alloc" in text)
+
+
+def _scrubbed(job: Job, text: str) -> str:
+    """A message without paths of a private archive, whose names may name a patient."""
+    if not job.private:
+        return text
+    paths = {str(location.file) for location in job.sources} | {job.root}
+    paths |= {str(parent) for location in job.sources for parent in location.file.parents}
+    for path in sorted(paths - {"/", "."}, key=len, reverse=True):
+        text = text.replace(path, "the series")
+    return text

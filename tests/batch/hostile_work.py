@@ -1,0 +1,33 @@
+"""Jobs that go wrong on purpose, run by real worker processes; what to do stands in the job's id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from medgen.batch.work import Job, Outcome
+
+
+def act(job: Job) -> Outcome:
+    """Do what the id says: ``ok-1``, ``die-2``, ``die-once-3``, ``hang-4``, ``memory-once-5``..."""
+    what = job.id.rsplit("-", 1)[0]
+    with (Path(job.root) / "log").open("a") as log:
+        log.write(f"{job.id} {job.attempt} {os.getpid()}\n")
+    if what == "die" or (what == "die-once" and job.attempt == 1):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "die-silently":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "hang":
+        time.sleep(600)
+    if what == "memory" or (what == "memory-once" and job.attempt == 1):
+        return Outcome("memory", "ran out of memory")
+    if what == "hog":
+        hoard = []
+        for _ in range(200):
+            hoard.append(bytearray(os.urandom(1 << 20) * 50))
+            time.sleep(0.02)
+    time.sleep(0.05)
+    return Outcome("done", result={"attempt": job.attempt})
