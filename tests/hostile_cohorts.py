@@ -82,6 +82,7 @@ def _study(folder: Path, number: int, seed: int) -> Case:
     d = classic(replace(planes, origins=planes.origins[:1]), who)[0]
     d.BodyPartExamined, d.ProtocolName = "HEAD", "t2_flair"
     d.PatientName = f"Doe^Jane {number}"
+    del d.Laterality  # a head is not paired
     d.ScanningSequence, d.InversionTime = "IR", "2500"
     for plane, changed in enumerate(_slices(d, planes)):
         (place / f"IM{plane:04d}").write_bytes(changed)
@@ -96,7 +97,8 @@ def _slices(d: Dataset, planes: Stack) -> Iterator[bytes]:
 
     def texts(plane: int) -> tuple[str, str, str]:
         x, y, z = planes.origins[plane]
-        return d.SeriesInstanceUID[:59] + f".{plane + 100}", f"{x}\\{y}\\{z:+09.2f}", f"{plane + 10}"
+        uid = f"{d.SeriesInstanceUID[:59]}.{plane + 100}"
+        return uid, f"{x}\\{y}\\{z:+09.2f}", f"{plane + 10}"
 
     uid, position, number = texts(0)
     d.SOPInstanceUID, d.InstanceNumber = uid, number

@@ -103,9 +103,9 @@ def tilted(folder: Path, seed: int, degrees: float = 18.0) -> Hostile:
     axes = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
     table = np.array([0, 0, 7.0 / c])  # 7 mm between planes, measured along the normal
     planes = waves_on(stack(head(seed), axes=axes, lean=table - 7.0 * axes[:, 2]))
-    objects = classic(planes, Who(seed), modality="CT")
+    objects = classic(planes, Who(seed), modality="CT", signed=True)
     for d in objects:
-        d.GantryDetectorTilt = f"{degrees:g}"
+        d.GantryDetectorTilt = f"{-degrees:g}"
     save_all(objects, folder)
     image = truth(planes, intercept=-1024, resampled=True, tolerance=25, modality="CT", seed=seed)
     return Hostile(folder, images=(image,))

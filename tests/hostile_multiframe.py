@@ -148,6 +148,7 @@ def _frame(
 
 
 def _modality_modules(d: Dataset, modality: str) -> None:
+    """What the standard asks of the whole object."""
     if modality == "MR":
         d.ResonantNucleus, d.KSpaceFiltering, d.MagneticFieldStrength = "1H", "NONE", 3.0
         d.ApplicableSafetyStandardAgency, d.ComplexImageComponent = "IEC", "MAGNITUDE"
@@ -157,27 +158,55 @@ def _modality_modules(d: Dataset, modality: str) -> None:
         d.SteadyStatePulseSequence, d.EchoPlanarPulseSequence = "NONE", "NO"
         d.SaturationRecovery, d.SpectrallySelectedSuppression = "NO", "NONE"
         d.OversamplingPhase, d.GeometryOfKSpaceTraversal = "NONE", "RECTILINEAR"
-        d.RectilinearPhaseEncodeReordering = "LINEAR"
-        d.NumberOfKSpaceTrajectories, d.CoverageOfKSpace = 1, "FULL"
+        d.RectilinearPhaseEncodeReordering, d.SegmentedKSpaceTraversal = "LINEAR", "SINGLE"
+        d.NumberOfKSpaceTrajectories = 1
     elif modality == "PT":
         d.Units, d.CountsSource, d.DecayCorrected, d.DecayCorrection = "BQML", "EMISSION", "YES", ""
         d.PatientWeight = "80"
 
 
 def _modality_groups(shared: Dataset, modality: str, frame_type: Dataset) -> None:
+    """Functional groups that all frames share (PS3.3 C.8.13.5 for MR)."""
     if modality == "CT":
         shared.CTImageFrameTypeSequence = [frame_type]
-    elif modality == "PT":
+        return
+    if modality == "PT":
         shared.PETFrameTypeSequence = [frame_type]
-    else:
-        frame_type.ComplexImageComponent = "MAGNITUDE"
-        frame_type.AcquisitionContrast = "FLUID_ATTENUATED"
-        shared.MRImageFrameTypeSequence = [frame_type]
-        shared.MREchoSequence = [_item(EffectiveEchoTime=90.0)]
-        shared.MRTimingAndRelatedParametersSequence = [_item(
-            RepetitionTime="9000", FlipAngle="90", EchoTrainLength=1, RFEchoTrainLength=1,
-            GradientEchoTrainLength=0, GradientOutputType="",
-        )]  # fmt: skip
+        return
+    frame_type.ComplexImageComponent = "MAGNITUDE"
+    frame_type.AcquisitionContrast = "FLUID_ATTENUATED"
+    shared.MRImageFrameTypeSequence = [frame_type]
+    shared.MREchoSequence = [_item(EffectiveEchoTime=90.0)]
+    shared.MRTimingAndRelatedParametersSequence = [_item(
+        RepetitionTime="9000", FlipAngle="90", EchoTrainLength=1, RFEchoTrainLength=1,
+        GradientEchoTrainLength=0, GradientOutputType="DB_DT", GradientOutput=1.0,
+        SpecificAbsorptionRateSequence=[_item(
+            SpecificAbsorptionRateDefinition="IEC_HEAD", SpecificAbsorptionRateValue=1.0)],
+        OperatingModeSequence=[_item(
+            OperatingModeType="STATIC FIELD", OperatingMode="IEC_NORMAL")],
+    )]  # fmt: skip
+    shared.MRAveragesSequence = [_item(NumberOfAverages=1.0)]
+    shared.MRFOVGeometrySequence = [_item(
+        InPlanePhaseEncodingDirection="ROW", MRAcquisitionFrequencyEncodingSteps=28,
+        MRAcquisitionPhaseEncodingStepsInPlane=32, PercentSampling=100.0,
+        PercentPhaseFieldOfView=100.0,
+    )]  # fmt: skip
+    shared.MRImagingModifierSequence = [_item(
+        MagnetizationTransfer="NONE", BloodSignalNulling="NO", Tagging="NONE",
+        TransmitterFrequency=127.7, PixelBandwidth="200",
+    )]  # fmt: skip
+    shared.MRModifierSequence = [_item(
+        InversionRecovery="YES", InversionTimes=2500.0, FlowCompensation="NONE", Spoiling="NONE",
+        T2Preparation="NO", SpectrallySelectedExcitation="NONE", SpatialPresaturation="NONE",
+        PartialFourier="NO", ParallelAcquisition="NO",
+    )]  # fmt: skip
+    shared.MRReceiveCoilSequence = [_item(
+        ReceiveCoilName="head", ReceiveCoilManufacturerName="", ReceiveCoilType="VOLUME",
+        QuadratureReceiveCoil="YES",
+    )]  # fmt: skip
+    shared.MRTransmitCoilSequence = [_item(
+        TransmitCoilName="body", TransmitCoilManufacturerName="", TransmitCoilType="BODY"
+    )]  # fmt: skip
 
 
 # --- mosaic ----------------------------------------------------------------------------------

@@ -145,13 +145,14 @@ def acquisitions(folder: Path, seed: int) -> Hostile:
     return _volumes(folder, seed, ("1", "2"), edit)
 
 
-def enhanced_of(modality: str) -> Callable[[Path, int], Hostile]:
-    """One enhanced object with its frames in no order."""
+def enhanced_of(modality: str, shuffle: bool = False) -> Callable[[Path, int], Hostile]:
+    """One enhanced object, its frames in the order of space or in none."""
 
     def make(folder: Path, seed: int) -> Hostile:
         planes = stack(head(seed), axes=TILT)
         slopes = [] if modality == "CT" else [0.5 + 0.25 * n for n in range(12)]
-        save(enhanced([planes], Who(seed), modality=modality, slopes=slopes), folder / "enhanced")
+        d = enhanced([planes], Who(seed), modality=modality, slopes=slopes, shuffle=shuffle)
+        save(d, folder / "enhanced")
         image = truth(
             planes, slope=slopes or 1.0, intercept=-1024 if modality == "CT" else 0.0,
             modality=modality,
@@ -368,6 +369,7 @@ KINDS: dict[str, Callable[[Path, int], Hostile]] = {
     "dynamics": dynamics,
     "acquisitions": acquisitions,
     "enhanced MR": enhanced_of("MR"),
+    "enhanced MR, shuffled": enhanced_of("MR", shuffle=True),
     "enhanced CT": enhanced_of("CT"),
     "enhanced PET": enhanced_of("PT"),
     "enhanced b-values": enhanced_4d,
