@@ -18,6 +18,7 @@ EPILOG = (
     "**Examples**\n\n"
     "medgen detect-anomalies sub-01_FLAIR.nii.gz -o out\n\n"
     "medgen detect-anomalies dicom_folder/ -o out --series 2\n\n"
+    "medgen detect-anomalies dicom_folder/ -o out --dicom-out seg,sr\n\n"
     "medgen detect-anomalies bold.nii.gz -o out --frame 0 --model intensity\n\n"
     "medgen detect-anomalies scan.nii.gz -o out --json -q | jq .scan_score"
 )
@@ -50,6 +51,14 @@ def detect_anomalies(
         bool,
         typer.Option("--report/--no-report", metavar="", help="Draw overview.png and report.html."),
     ] = True,
+    dicom_out: Annotated[
+        str,
+        typer.Option(
+            help="Objects for a PACS, separated by commas: seg (mask), pmap (map), sr (report of "
+            "the findings), sc (overview). The input must be DICOM.",
+            metavar="KINDS",
+        ),
+    ] = "",
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -67,24 +76,30 @@ def detect_anomalies(
     from medgen.devices import check_device_name
     from medgen.package import load_package
     from medgen.tasks.detect import detect_anomalies as detect
+    from medgen.tasks.detect_dicom import dicom_kinds
     from medgen.tasks.detect_files import findings_summary, output_names, write_files
     from medgen.tasks.output_folder import output_folder
 
     check_device_name(device)
-    names = output_names([str(source)], report=report)
+    objects = dicom_kinds(dicom_out)
+    names = output_names([str(source)], report=report, dicom=objects)
     package = load_package(model)
     if dry_run:
-        facts = _plan(source, package, frame, series, max_memory)
+        facts = _plan(source, package, frame, series, max_memory, bool(objects))
         _say_plan(source, output, names, package, facts, json)
         return
     with output_folder(output, list(names.values()), overwrite=overwrite) as draft:
         with progress_bar(f"{package.manifest.name}") as progress:
             detection = detect(
                 source, package.folder, device=device, seed=seed, max_memory_gb=max_memory,
-                threshold=threshold, frame=frame, series=series, progress=progress,
+                threshold=threshold, frame=frame, series=series, dicom_out=objects,
+                progress=progress,
             )  # fmt: skip
-        command = _command(package, device, seed, frame, series, threshold, max_memory, report)
-        kinds = write_files(detection, draft, report=report, command=command)
+        objects_named = ",".join(objects) or None
+        command = _command(
+            package, device, seed, frame, series, threshold, max_memory, objects_named, report
+        )
+        kinds = write_files(detection, draft, report=report, dicom=objects, command=command)
     paths = {kind: str(output / names[kind]) for kind in kinds}
     if json:
         print_json({**findings_summary(detection), "outputs": paths})
@@ -94,7 +109,7 @@ def detect_anomalies(
 
 def _command(package: ModelPackage, *values: object) -> str:
     """The verb and its options without paths, which may hold a name."""
-    names = ("device", "seed", "frame", "series", "threshold", "max-memory")
+    names = ("device", "seed", "frame", "series", "threshold", "max-memory", "dicom-out")
     *others, report = values
     words = [
         f"--{name} {value}" for name, value in zip(names, others, strict=True) if value is not None
@@ -158,12 +173,17 @@ def _plan(
     frame: int | None,
     series: str | None,
     max_memory: float | None,
+    for_pacs: bool,
 ) -> dict[str, Any]:
     """Check everything that can be checked from headers."""
+    from medgen.tasks.detect_dicom import check_dicom_format
     from medgen.tasks.limits import default_memory_gb, plan
 
     limit = default_memory_gb() if max_memory is None else max_memory
-    return plan(source, package.manifest, limit, frame=frame, series=series)
+    facts = plan(source, package.manifest, limit, frame=frame, series=series)
+    if for_pacs:
+        check_dicom_format(facts["kind"])
+    return facts
 
 
 def _say_plan(

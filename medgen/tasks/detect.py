@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from medgen.errors import InputError
 from medgen.manifest import Manifest
 from medgen.package import ModelPackage, ScanMaps, load_package, run_model
 from medgen.run_record import timed
+from medgen.tasks.detect_dicom import check_dicom_format, check_dicom_source, dicom_kinds
 from medgen.tasks.limits import check_memory, check_scan, default_memory_gb, plan
 from medgen.tasks.scan_units import in_scan_units
 from medgen.volume import Volume
@@ -79,7 +80,12 @@ class Detection:
     estimated_memory_gb: float = 0.0
 
     def save(
-        self, folder: str | Path, *, overwrite: bool = False, report: bool = True
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        report: bool = True,
+        dicom_out: str | Sequence[str] = (),
     ) -> dict[str, Path]:
         """Write maps, findings, ``run.json`` and the report into a folder, all or nothing.
 
@@ -87,20 +93,25 @@ class Detection:
             folder: Made if absent; other files in it are left alone.
             overwrite: Replace the outputs of an earlier run.
             report: Also draw ``overview.png`` and ``report.html``.
+            dicom_out: DICOM objects to write too: ``seg``, ``pmap``, ``sr``, ``sc``.
 
         Returns:
             The path of each output by what it is (``map``, ``mask``, ``restored``, ...).
 
         Raises:
-            InputError: An output exists, or the folder cannot be written.
+            InputError: An output exists, the folder cannot be written, or DICOM objects are wanted
+                of a scan that was not read from DICOM.
         """
         from medgen.tasks.detect_files import output_names, write_files
         from medgen.tasks.output_folder import output_folder
 
         folder = Path(folder)
-        names = output_names(self.volume.provenance.sources, report=report)
+        objects = dicom_kinds(dicom_out)
+        if objects:
+            check_dicom_source(self.volume)
+        names = output_names(self.volume.provenance.sources, report=report, dicom=objects)
         with output_folder(folder, list(names.values()), overwrite=overwrite) as draft:
-            kinds = write_files(self, draft, report=report)
+            kinds = write_files(self, draft, report=report, dicom=objects)
         return {kind: folder / names[kind] for kind in kinds}
 
 
@@ -115,6 +126,7 @@ def detect_anomalies(
     threshold: float | None = None,
     frame: int | None = None,
     series: str | None = None,
+    dicom_out: str | Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Detection:
     """Find where a scan departs from what a model learned to be normal.
@@ -130,6 +142,8 @@ def detect_anomalies(
         threshold: Map value above which a voxel counts, instead of the calibrated one.
         frame: Which image of a 4-D file, from 0.
         series: Which DICOM series of a folder.
+        dicom_out: The DICOM objects that will be written of the result; refused now if the scan is
+            not DICOM.
         progress: Called with (done, total) as the network works through the scan.
 
     Returns:
@@ -139,13 +153,17 @@ def detect_anomalies(
         InputError: The scan, the model or the device cannot be used; says why and what to do.
     """
     check_device_name(device)
+    objects = dicom_kinds(dicom_out)
     package = model if isinstance(model, ModelPackage) else load_package(model)
     limit = default_memory_gb() if max_memory_gb is None else max_memory_gb
     timings: dict[str, float] = {}
     if isinstance(source, Volume):
         volume = source
     else:
-        volume = _read(Path(source), package.manifest, limit, frame, series, timings)
+        wanted = _Wanted(frame, series, bool(objects))
+        volume = _read(Path(source), package.manifest, limit, wanted, timings)
+    if objects:
+        check_dicom_source(volume)
     check_scan(volume, package.manifest)
     need = check_memory(
         volume.geometry.shape, volume.voxels.shape[0], limit,
@@ -176,21 +194,26 @@ def detect_anomalies(
     )
 
 
+class _Wanted(NamedTuple):
+    """Which image of a file or folder, and whether it must be DICOM."""
+
+    frame: int | None
+    series: str | None
+    dicom: bool
+
+
 def _read(
-    path: Path,
-    manifest: Manifest,
-    limit: float,
-    frame: int | None,
-    series: str | None,
-    timings: dict[str, float],
+    path: Path, manifest: Manifest, limit: float, wanted: _Wanted, timings: dict[str, float]
 ) -> Volume:
     """Read the scan, after a look at its header, while torch is imported on another thread."""
     from medgen import io
 
     with timed(timings, "read and import"):
-        plan(path, manifest, limit, frame=frame, series=series)
+        facts = plan(path, manifest, limit, frame=wanted.frame, series=wanted.series)
+        if wanted.dicom:
+            check_dicom_format(facts["kind"])
         with _importing("torch", "monai.data"):
-            return io.read(path, frame=frame, series=series)
+            return io.read(path, frame=wanted.frame, series=wanted.series)
 
 
 @contextmanager

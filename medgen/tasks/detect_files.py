@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medgen.run_record import fingerprint, run_record, timed
+from medgen.tasks.detect_dicom import dicom_names, write_dicom_outputs
 from medgen.tasks.output_folder import cannot_write
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ IMAGE_ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".
 AXES = "xyz"
 
 
-def output_names(sources: Sequence[str], *, report: bool = True) -> dict[str, str]:
+def output_names(
+    sources: Sequence[str], *, report: bool = True, dicom: Sequence[str] = ()
+) -> dict[str, str]:
     """File name of each output, named after the input like a BIDS derivative."""
     stem = output_stem(sources)
     names = {
@@ -33,7 +36,7 @@ def output_names(sources: Sequence[str], *, report: bool = True) -> dict[str, st
     }
     if report:
         names |= {"overview": "overview.png", "report": "report.html"}
-    return names
+    return names | dicom_names(stem, dicom)
 
 
 def output_stem(sources: Sequence[str]) -> str:
@@ -46,7 +49,12 @@ def output_stem(sources: Sequence[str]) -> str:
 
 
 def write_files(
-    detection: Detection, folder: Path, *, report: bool = True, command: str = "detect-anomalies"
+    detection: Detection,
+    folder: Path,
+    *,
+    report: bool = True,
+    dicom: Sequence[str] = (),
+    command: str = "detect-anomalies",
 ) -> list[str]:
     """Write every output into an existing folder.
 
@@ -54,24 +62,28 @@ def write_files(
         detection: The result.
         folder: Where to write; :func:`~medgen.tasks.output_folder.output_folder` gives one.
         report: Also draw the pictures.
+        dicom: DICOM objects to write too, of :data:`~medgen.tasks.detect_dicom.DICOM_KINDS`.
         command: What to record in ``run.json``; without paths.
 
     Returns:
         The kinds of output written, as named by :func:`output_names`.
 
     Raises:
-        InputError: The disk is full or the folder cannot be written.
+        InputError: The disk is full, the folder cannot be written, or DICOM objects are wanted of a
+            scan that is not DICOM.
     """
     try:
-        return _write(detection, folder, report, command)
+        return _write(detection, folder, report, dicom, command)
     except OSError as error:
         raise cannot_write(folder, error) from error
 
 
-def _write(detection: Detection, folder: Path, report: bool, command: str) -> list[str]:
+def _write(
+    detection: Detection, folder: Path, report: bool, dicom: Sequence[str], command: str
+) -> list[str]:
     from medgen.io import write_nifti
 
-    names = output_names(detection.volume.provenance.sources, report=report)
+    names = output_names(detection.volume.provenance.sources, report=report, dicom=dicom)
     if detection.restored is None:
         del names["restored"]
     timings = dict(detection.timings)
@@ -92,6 +104,7 @@ def _write(detection: Detection, folder: Path, report: bool, command: str) -> li
         (folder / names["findings_table"]).write_text(table, encoding="utf-8")
         if report:
             _draw(detection, folder, names)
+        write_dicom_outputs(detection, folder, dicom)
         for job in jobs:
             job.result()
     record = run_record(

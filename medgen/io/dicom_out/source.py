@@ -1,0 +1,395 @@
+"""The series that results belong to: opened again for what a volume does not carry.
+
+A :class:`~medgen.volume.Volume` never holds a patient's name. The objects it was read from do, so
+they are opened once more when something is to be filed beside them.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    MRImageStorage,
+    RawDataStorage,
+    generate_uid,
+)
+
+from medgen.errors import InputError
+from medgen.io.dicom_files import UNREADABLE, quiet
+from medgen.io.dicom_out.patient import clean, patient_and_study
+from medgen.io.walk import Location
+from medgen.volume import Volume
+
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_HINT = "Write NIfTI instead, or repair the series and read it again."
+
+
+class Reference(NamedTuple):
+    """One source picture: ``frame`` counts from 1, and is None if its object holds only one."""
+
+    class_uid: str
+    instance_uid: str
+    frame: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """Where a source picture lies.
+
+    Attributes:
+        reference: The picture.
+        position: Centre of its first pixel, LPS mm ``(3,)``.
+        same_pixels: Whether results lie on its very pixels.
+    """
+
+    reference: Reference
+    position: NDArray[np.float64]
+    same_pixels: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What results need to know of the series they come from.
+
+    Attributes:
+        volume: What was read from it.
+        patient: Clean patient and study attributes.
+        study_uid: StudyInstanceUID.
+        series_uid: SeriesInstanceUID.
+        series_number: SeriesNumber, or 0.
+        modality: Modality, or ``OT`` (other).
+        laterality: ``L``, ``R`` or empty.
+        frame_of_reference_uid: Of the source; made from its series UID if it has positions but no
+            such UID; None if it has no positions at all.
+        synthetic: Whether the source is marked as Synthetic Data (0008,001C).
+        burned_in: The source's BurnedInAnnotation, if it says.
+        recognisable: The source's RecognizableVisualFeatures, if it says.
+        lossy: LossyImageCompression and its ratio and method.
+        planes: The source pictures, in the order of the last axis.
+        thickness_mm: Slice thickness.
+    """
+
+    volume: Volume
+    patient: Dataset
+    study_uid: str
+    series_uid: str
+    series_number: int
+    modality: str
+    laterality: str
+    frame_of_reference_uid: str | None
+    synthetic: bool
+    burned_in: str | None
+    recognisable: str | None
+    lossy: Dataset
+    planes: tuple[Plane, ...]
+    thickness_mm: float
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The source pictures, in the order of the last axis."""
+        return tuple(plane.reference for plane in self.planes)
+
+    @cached_property
+    def instances(self) -> dict[str, str]:
+        """Class UID of each source object by its instance UID, in order, once each."""
+        return {r.instance_uid: r.class_uid for r in self.references}
+
+    @property
+    def spacing_known(self) -> bool:
+        """Whether the size of a pixel in mm is known."""
+        return bool(self.volume.provenance.details["dicom"].get("spacing_known", True))
+
+    def on_planes(self, array: NDArray[Any], order: int) -> NDArray[Any]:
+        """A map on the volume's grid as pictures on the source's planes.
+
+        Args:
+            array: ``(X, Y[, Z])``.
+            order: 0 takes the nearest voxel (masks), 1 interpolates (maps); used only where the
+                volume was resampled from its slices.
+
+        Returns:
+            ``(planes, rows, columns)``.
+        """
+        slices = self.volume.provenance.details["dicom"].get("slices")
+        if slices is not None:
+            array = slices.to_slices(array, order=order)
+        if array.ndim == 2:
+            array = array[..., None]
+        return np.ascontiguousarray(array.transpose(2, 1, 0))
+
+    def stand_ins(self) -> list[Dataset]:
+        """A plain single-frame header for each source picture, with nothing in it but what counts.
+
+        highdicom copies from its source images whatever the object to be made needs. Real headers
+        are too often damaged, private or of unknown class for that. Each stand-in is told apart by
+        its place in the list, ``2.25.N``; the true references are put in afterwards.
+        """
+        column, row = (_RAS_TO_LPS @ self.volume.affine)[:3, :2].T
+        between_columns, between_rows = np.linalg.norm(column), np.linalg.norm(row)
+        made = []
+        for place, plane in enumerate(self.planes):
+            d = Dataset()
+            d.update(self.patient)
+            d.update(self.lossy)
+            # The classes stand for "in a frame of reference" and "a picture without a place".
+            placed = self.frame_of_reference_uid is not None
+            d.SOPClassUID = MRImageStorage if placed else ComputedRadiographyImageStorage
+            d.SOPInstanceUID = f"2.25.{place + 1}"
+            d.StudyInstanceUID, d.SeriesInstanceUID = self.study_uid, self.series_uid
+            d.Modality = self.modality
+            d.Columns, d.Rows = self.volume.geometry.shape[:2]
+            if placed:
+                d.FrameOfReferenceUID = self.frame_of_reference_uid
+                d.PositionReferenceIndicator = ""
+                d.ImagePositionPatient = plane.position.tolist()
+                cosines = (*column / between_columns, *row / between_rows)
+                d.ImageOrientationPatient = [float(value) for value in cosines]
+            if placed or self.spacing_known:
+                d.PixelSpacing = [float(between_rows), float(between_columns)]
+                d.SliceThickness = self.thickness_mm
+            made.append(d)
+        return made
+
+
+def refuse_other_format(name: str) -> None:
+    """Raise unless a scan comes from DICOM.
+
+    Args:
+        name: The format, as in :class:`~medgen.volume.Provenance` or ``describe``.
+
+    Raises:
+        InputError: It is another.
+    """
+    if name != "dicom":
+        raise InputError(
+            f"DICOM results belong beside a DICOM series, but the scan comes from {name}",
+            "Give the DICOM series itself, or leave out --dicom-out.",
+        )
+
+
+def check_source(volume: Volume) -> None:
+    """Refuse a volume beside which nothing can be filed, before anything is computed.
+
+    Raises:
+        InputError: It was not read from DICOM, or its objects lack the UIDs that identify them.
+    """
+    details = _details(volume)
+    for keyword in ("study_uid", "series_uid"):
+        if not _is_uid(details.get(keyword)):
+            name = "StudyInstanceUID" if keyword == "study_uid" else "SeriesInstanceUID"
+            raise InputError(f"the series has no valid {name}, so nothing can cite it", _HINT)
+    for _, instance_uid, _ in details["references"]:
+        if not _is_uid(instance_uid):
+            msg = "an object of the series has no valid SOPInstanceUID, so it cannot be cited"
+            raise InputError(msg, _HINT)
+
+
+def open_source(volume: Volume) -> Source:
+    """Open the series a volume was read from once more, headers only.
+
+    Raises:
+        InputError: The volume was not read from DICOM, its files are gone or changed, or they lack
+            the UIDs that a citation needs.
+    """
+    check_source(volume)
+    details = _details(volume)
+    headers = _headers(volume, details)
+    first = headers[details["references"][0][1]]
+    series_uid = details["series_uid"]
+    planes, placed = _planes(volume, details, headers)
+    frame_of_reference = None
+    if placed:
+        frame_of_reference = details.get("frame_of_reference_uid")
+        if not _is_uid(frame_of_reference):
+            frame_of_reference = generate_uid(entropy_srcs=[series_uid, "frame of reference"])
+    return Source(
+        volume=volume,
+        patient=patient_and_study(first),
+        study_uid=details["study_uid"],
+        series_uid=series_uid,
+        series_number=_number(first, "SeriesNumber", 0),
+        modality=clean(first, "Modality") or "OT",
+        laterality=_laterality(first),
+        frame_of_reference_uid=frame_of_reference,
+        synthetic=any(clean(h, "SyntheticData") == "YES" for h in headers.values()),
+        burned_in=_yes_no(headers.values(), "BurnedInAnnotation"),
+        recognisable=_yes_no(headers.values(), "RecognizableVisualFeatures"),
+        lossy=_lossy(first),
+        planes=planes,
+        thickness_mm=_thickness(volume, first, details["references"][0][2]),
+    )
+
+
+def _details(volume: Volume) -> Mapping[str, Any]:
+    refuse_other_format(volume.provenance.format)
+    details: Mapping[str, Any] = volume.provenance.details["dicom"]
+    return details
+
+
+def _is_uid(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9][0-9.]{0,63}", value) is not None
+
+
+def _headers(volume: Volume, details: Mapping[str, Any]) -> dict[str, Dataset]:
+    """The header of each cited object by its SOPInstanceUID."""
+    headers: dict[str, Dataset] = {}
+    wanted = [uid for _, uid, _ in details["references"]]
+    locations = details["locations"] if "locations" in details else _search(volume, wanted)
+    for uid, location in zip(wanted, locations, strict=True):
+        if uid not in headers:
+            headers[uid] = _header(location)
+            if str(headers[uid].get("SOPInstanceUID")) != uid:
+                raise _changed()
+    return headers
+
+
+def _search(volume: Volume, wanted: Sequence[str]) -> list[Location]:
+    """TEMPORARY until the reader says where objects lie."""
+    from medgen.io.walk import walk
+
+    found: dict[str, Location] = {}
+    for name in volume.provenance.sources:
+        path = Path(name)
+        for file in walk(path) if path.is_dir() else [path]:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    places = [Location(file, m) for m in archive.namelist()]
+            else:
+                places = [Location(file)]
+            for place in places:
+                try:
+                    found.setdefault(str(_header(place).get("SOPInstanceUID")), place)
+                except InputError:
+                    continue
+    return [found[uid] for uid in wanted]
+
+
+def _header(location: Location) -> Dataset:
+    try:
+        with quiet():
+            if location.member is None:
+                return pydicom.dcmread(location.file, stop_before_pixels=True, force=True)
+            with zipfile.ZipFile(location.file) as archive, archive.open(location.member) as file:
+                # The size that the directory of the zip states was checked when it was read.
+                data = file.read(archive.getinfo(location.member).file_size)
+            return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
+    except UNREADABLE as error:
+        raise _changed() from error
+
+
+def _changed() -> InputError:
+    return InputError(
+        "the DICOM files changed, or are gone, since the scan was read",
+        "Keep the series where it is until the results are written.",
+    )
+
+
+def _planes(
+    volume: Volume, details: Mapping[str, Any], headers: Mapping[str, Dataset]
+) -> tuple[tuple[Plane, ...], bool]:
+    """The source pictures, and whether the source says where they lie."""
+    slices = details.get("slices")
+    references = details["references"]
+    if slices is None:
+        steps = np.arange(len(references))[:, None] * volume.affine[:3, 2]
+        origins = volume.affine[:3, 3] + steps
+    else:
+        origins = np.asarray(slices.affines)[:, :3, 3]
+    origins = origins @ _RAS_TO_LPS[:3, :3]
+    placed = volume.spatial_dims == 3
+    planes = []
+    for (class_uid, uid, number), origin in zip(references, origins, strict=True):
+        header = headers[uid]
+        own = _position(header, number)
+        placed = placed or own is not None
+        size = (_number(header, "Columns", 0), _number(header, "Rows", 0))
+        same = size == volume.geometry.shape[:2]
+        # The grid is the even stack nearest to the slices; the object says where this one is. A
+        # mosaic's own position is that of the whole sheet, far from its tiles.
+        if own is not None and same and np.linalg.norm(own - origin) < 0.5:
+            origin = own
+        multiframe = "NumberOfFrames" in header and _number(header, "NumberOfFrames", 1) >= 1
+        frame = number if multiframe else None
+        planes.append(Plane(Reference(_class(class_uid, header), uid, frame), origin, same))
+    return tuple(planes), placed
+
+
+def _class(class_uid: str, header: Dataset) -> str:
+    """The object's SOP class; raw data if not even its file says what it is."""
+    if _is_uid(class_uid):
+        return class_uid
+    meta = getattr(header, "file_meta", Dataset()).get("MediaStorageSOPClassUID")
+    return str(meta) if _is_uid(str(meta)) else str(RawDataStorage)
+
+
+def _groups(header: Dataset, number: int, sequence: str) -> Sequence[Dataset]:
+    """Items of a functional group of a frame, or the header itself (PS3.3 C.7.6.16)."""
+    frames = header.get("PerFrameFunctionalGroupsSequence")
+    if not frames:
+        return (header,)
+    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    return [*(frames[number - 1].get(sequence) or ()), *(shared.get(sequence) or ())]
+
+
+def _position(header: Dataset, number: int) -> NDArray[np.float64] | None:
+    """The picture's own ImagePositionPatient, LPS mm; None if it is missing or damaged."""
+    try:
+        for group in _groups(header, number, "PlanePositionSequence"):
+            position = np.array(group.get("ImagePositionPatient"), dtype=np.float64)
+            if position.shape == (3,) and np.isfinite(position).all():
+                return position
+    except UNREADABLE:
+        pass
+    return None
+
+
+def _thickness(volume: Volume, header: Dataset, number: int) -> float:
+    """SliceThickness of the source, or else the distance between slices, in mm."""
+    try:
+        for group in _groups(header, number, "PixelMeasuresSequence"):
+            thickness = float(group.get("SliceThickness") or 0)
+            if 0 < thickness < 1e3:
+                return thickness
+    except UNREADABLE:
+        pass
+    return float(np.linalg.norm(volume.affine[:3, 2]))
+
+
+def _lossy(header: Dataset) -> Dataset:
+    """What must stay known of lossy compression (PS3.3 C.7.6.1.1.5)."""
+    lossy = Dataset()
+    if clean(header, "LossyImageCompression") == "01":
+        lossy.LossyImageCompression = "01"
+    return lossy
+
+
+def _yes_no(headers: Any, keyword: str) -> str | None:
+    """``YES`` if any object says so, ``NO`` if all do, else None."""
+    said = {clean(header, keyword) for header in headers}
+    if "YES" in said:
+        return "YES"
+    return "NO" if said == {"NO"} else None
+
+
+def _laterality(header: Dataset) -> str:
+    said = clean(header, "Laterality") or clean(header, "ImageLaterality")
+    return said if said in ("L", "R") else ""
+
+
+def _number(header: Dataset, keyword: str, otherwise: int) -> int:
+    try:
+        return int(header.get(keyword) or otherwise)
+    except UNREADABLE:
+        return otherwise
