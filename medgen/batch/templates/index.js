@@ -196,7 +196,14 @@
     element("reset").disabled = all;
     element("cases").hidden = !fitting.length;
     element("nothing").hidden = Boolean(fitting.length);
+    fitWidth();
     plot();
+  }
+
+  // The headings stay in sight while the page scrolls, unless the table must scroll sideways.
+  function fitWidth() {
+    const list = element("cases").parentElement;
+    list.classList.toggle("scrolls", element("cases").offsetWidth > list.clientWidth);
   }
 
   function more(count = CHUNK) {
@@ -339,7 +346,7 @@
       });
     new IntersectionObserver(([entry]) => { if (entry.isIntersecting) more(); }, { rootMargin: "800px" }).observe(element("more"));
     addEventListener("hashchange", fromAddress);
-    addEventListener("resize", plot);
+    addEventListener("resize", () => { fitWidth(); plot(); });
     addEventListener("beforeprint", () => more(fitting.length));
   }
 
