@@ -159,3 +159,15 @@ GEOMETRY: dict[str, Maker] = {
 }
 
 KINDS: dict[str, Maker] = {**GEOMETRY, **hostile_series.KINDS, **hostile_encodings.KINDS}
+
+REFUSED = {
+    "gap", "mosaic without its header", "PET NONE", "PET without weight", "PET without dose",
+    "PET without half-life", "truncated pixels", "truncated header", "garbage", "zip bomb",
+    "zip of zeros",
+}  # fmt: skip
+SET_ASIDE = {"only a localiser", "only a report", "only a secondary capture"}
+# What must happen to each kind, known before it is written.
+EXPECTED = {
+    kind: "refused" if kind in REFUSED else "set aside" if kind in SET_ASIDE else "read"
+    for kind in KINDS
+}

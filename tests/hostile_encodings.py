@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +286,21 @@ def zip_slip(folder: Path, seed: int) -> Hostile:
     return _packed(folder, seed, "../../../../slip/")
 
 
+def zip_in_a_folder(folder: Path, seed: int) -> Hostile:
+    """A zipped study in a folder, as patients bring it."""
+    return replace(_packed(folder / "from a disc", seed, "study/"), folder=folder)
+
+
+def zip_with_one_name(folder: Path, seed: int) -> Hostile:
+    """A zip whose members all have the same name."""
+    planes, objects = _scan(seed)
+    paths = save_all(objects, folder / "draft")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = _zip(folder / "scan.zip", [("IM.dcm", p.read_bytes()) for p in paths])
+    return Hostile(path, images=(truth(planes),))
+
+
 def zip_bomb(folder: Path, seed: int) -> Hostile:
     """A small zip that says it would unpack to 12 GiB."""
     path = _zip(folder / "bomb.zip", [(f"{n}.dcm", bytes(1000)) for n in range(3)])
@@ -336,6 +353,8 @@ KINDS: dict[str, Callable[[Path, int], Hostile]] = {
     "many foreign files": among_many,
     "zip": zipped,
     "zip-slip": zip_slip,
+    "zip in a folder": zip_in_a_folder,
+    "zip with one name": zip_with_one_name,
     "zip bomb": zip_bomb,
     "zip of zeros": zip_of_zeros,
 }

@@ -147,6 +147,7 @@ def test_an_independent_validator_has_no_complaint(tmp_path: Path, kind: str) ->
 def test_every_kind_says_what_must_happen(tmp_path: Path, kind: str) -> None:
     made = hostile_dicom.build(kind, tmp_path)
     assert made.folder.exists()
+    assert made.expect == hostile_dicom.EXPECTED[kind]
     assert (made.expect == "read") == bool(made.images)
     assert (made.expect == "read") != bool(made.reason)
     for image in made.images:
