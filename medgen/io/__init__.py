@@ -10,27 +10,31 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medgen.errors import InputError
 from medgen.io.files import atomic_folder, atomic_path, refuse_existing
 from medgen.io.values import choose_frame
+from medgen.io.walk import Location
 from medgen.volume import Geometry, Volume
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from medgen.io.dicom_index import Archive
+
 __all__ = [
-    "atomic_folder", "atomic_path", "choose_frame", "describe", "preview", "read",
-    "refuse_existing", "write_dicom_series", "write_nifti",
+    "Location", "atomic_folder", "atomic_path", "choose_frame", "describe", "index_dicom",
+    "preview", "read", "refuse_existing", "write_dicom_series", "write_nifti",
 ]  # fmt: skip
 
 _FORMATS = "NIfTI (.nii, .nii.gz), DICOM (a file, a folder or a .zip), PNG, JPEG or TIFF"
 
 
 def read(
-    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[Location],
     *,
     frame: int | None = None,
     series: str | None = None,
@@ -39,7 +43,8 @@ def read(
     """Read one image, whatever its format; the content decides, not the name.
 
     Args:
-        path: A file, or a folder of DICOM files.
+        source: A file, or a folder, zip or DICOMDIR of DICOM files; or where the DICOM objects of
+            one image lie, as in :attr:`medgen.io.dicom_index.ImageSeries.locations`.
         frame: Which volume of a 4-D image (or page of a TIFF), counted from 0.
         series: Which DICOM series: its number or UID. Needed only if there are several.
         allow_constant: Whether an image of one value only is fine, as for a mask.
@@ -51,7 +56,11 @@ def read(
         InputError: The file is missing, damaged, of another format, ambiguous, or without contrast.
         GeometryError: Where the voxels are is not known.
     """
-    path = _existing(path)
+    if not isinstance(source, (str, os.PathLike)):
+        from medgen.io.dicom import read_dicom
+
+        return read_dicom(list(source), frame=frame, series=series, allow_constant=allow_constant)
+    path = _existing(source)
     kind = _kind(path)
     if kind != "dicom":
         _refuse_series(path, series)
@@ -79,7 +88,9 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         ``dicom``, ``png``, ``jpeg``, ``tiff``); ``modality`` or None; ``shape`` in space;
         ``channels``; ``frames``; ``dtype`` as stored; ``spacing_mm`` and ``orientation`` (such as
         ``RAS``), or None if unknown; ``series_number``, ``series_uid`` and ``transfer_syntax``, or
-        None outside DICOM;
+        None outside DICOM; for DICOM also ``frame_labels`` (what each of several frames is),
+        ``study_uid``, ``body_part``, ``series_description``, ``part`` (1, or more if one series
+        holds several images) and ``missing_slices`` (how many, if that stops reading);
         ``problems``: what would stop :func:`read`, or is worth knowing, as sentences;
         ``blocking``: the ``error`` and ``hint`` with which :func:`read` would stop whatever frame
         is chosen, or None.
@@ -129,6 +140,15 @@ def preview(
     return facts
 
 
+def index_dicom(
+    path: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None
+) -> Archive:
+    """What an archive holds, by header; see :func:`medgen.io.dicom_index.index_dicom`."""
+    from medgen.io import dicom_index
+
+    return dicom_index.index_dicom(path, progress=progress)
+
+
 def write_nifti(
     path: str | os.PathLike[str],
     array: ArrayLike,
@@ -176,6 +196,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 
 def _kind(path: Path) -> Literal["nifti", "raster", "dicom"]:
     """Which room reads it."""
+    from medgen.io.dicom_files import looks_like_dicom
     from medgen.io.nifti import is_nifti
     from medgen.io.raster import raster_format
 
@@ -191,8 +212,7 @@ def _kind(path: Path) -> Literal["nifti", "raster", "dicom"]:
     zipped = start[:2] == b"\x1f\x8b"
     if is_nifti(_unzipped_start(path) if zipped else start):
         return "nifti"
-    # A DICOM file without its preamble starts with a tag of group 2 or 8.
-    if path.suffix.lower() in (".dcm", ".ima") or start[:2] in (b"\x02\0", b"\x08\0"):
+    if path.suffix.lower() in (".dcm", ".ima") or looks_like_dicom(start):
         return "dicom"
     named = path.name.lower()
     if named.endswith((".nii", ".nii.gz")):

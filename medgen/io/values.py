@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from medgen.errors import InputError
 
 
-def refuse_unusable(voxels: NDArray[Any], path: Path, *, allow_constant: bool = False) -> None:
+def refuse_unusable(
+    voxels: NDArray[Any], path: str | Path, *, allow_constant: bool = False
+) -> None:
     """Raise if voxels are not finite, or all the same.
 
     Args:
