@@ -21,6 +21,8 @@ LANES = "lanes"
 LANES_ON_CPU = 2
 LANES_ON_GPU = 3
 MOST_WORKERS = 64
+# Tells a worker process of this machine which device is its own.
+DEVICE_OF_WORKER = "MEDGEN_WORKER_DEVICE"
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,6 @@ def local_cluster(layout: Layout) -> Iterator[Client]:
         **dict.fromkeys(names, threads),
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads,
         "MPLBACKEND": "agg",
-        "MEDGEN_DEVICE": "",
     }
     with dask.config.set(settings):
         workers = {
@@ -158,7 +159,7 @@ def local_cluster(layout: Layout) -> Iterator[Client]:
                     "nthreads": layout.lanes,
                     "memory_limit": int(layout.memory_gb * 1e9),
                     "resources": {LANES: layout.lanes},
-                    "env": {**environment, "MEDGEN_DEVICE": layout.devices[number]},
+                    "env": {**environment, DEVICE_OF_WORKER: layout.devices[number]},
                     "silence_logs": 50,
                 },
             }

@@ -6,6 +6,7 @@ A try never raises: whatever goes wrong becomes an outcome that the ledger can r
 from __future__ import annotations
 
 import errno
+import secrets
 import shutil
 import time
 import traceback
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medgen.errors import MedgenError
+from medgen.io.files import flush
 from medgen.io.walk import Location
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Job:
         root: The archive, so that its name can be kept out of messages.
         private: Whether paths may name a patient (DICOM).
         task: What to do.
-        draft: Folder to make and fill.
+        drafts: Folder in which a draft is made and filled.
         stem: What output names start with when cases share a folder; None if they do not.
         model: Folder of the model package, for tasks that need one.
         device: Where to compute.
@@ -47,7 +49,7 @@ class Job:
     root: str
     private: bool
     task: Detect | Deidentify | Convert
-    draft: str
+    drafts: str
     stem: str | None = None
     model: str | None = None
     device: str = "cpu"
@@ -69,6 +71,7 @@ class Outcome:
         reason: Why it failed, in words for people.
         hint: What to do about it.
         detail: Where in the program an unexpected error happened.
+        draft: Folder that holds the outputs of a done case, to be published.
         result: Values, flags and output names; see :class:`medgen.batch.ledger.Entry`.
         input_sha256: Hash of the input's contents.
         seconds: Time the worker took.
@@ -78,6 +81,7 @@ class Outcome:
     reason: str | None = None
     hint: str | None = None
     detail: str | None = None
+    draft: str = ""
     result: dict[str, Any] = field(default_factory=dict)
     input_sha256: str | None = None
     seconds: float = 0.0
@@ -85,16 +89,19 @@ class Outcome:
 
 def work(job: Job) -> Outcome:
     """Do one case. Never raises: what goes wrong is in the outcome, and the draft is removed."""
+    from medgen.batch.verbs import verb_of
+
     start = time.perf_counter()
-    draft = Path(job.draft)
+    # Of its own: an earlier try may have died here, or still be at it on a lost machine.
+    draft = Path(job.drafts) / secrets.token_hex(8)
     try:
         draft.mkdir(parents=True)
-        from medgen.batch.verbs import verb_of
-
         result, digest = verb_of(job)(job, draft)
-        return Outcome(
-            "done", result=result, input_sha256=digest, seconds=time.perf_counter() - start
-        )
+        for path in draft.rglob("*"):
+            if path.is_file():
+                flush(path)
+        seconds = time.perf_counter() - start
+        return Outcome("done", None, None, None, str(draft), result, digest, seconds)
     except Exception as error:
         shutil.rmtree(draft, ignore_errors=True)
         return _failure(job, error, time.perf_counter() - start)

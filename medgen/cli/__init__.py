@@ -11,8 +11,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from medgen.cli.batch import batch
 from medgen.cli.check import check
 from medgen.cli.console import Settings, show_error
+from medgen.cli.deidentify import EPILOG as DEIDENTIFY_EPILOG
+from medgen.cli.deidentify import deidentify
 from medgen.cli.detect import EPILOG, detect_anomalies
 from medgen.cli.info import info
 from medgen.cli.models import models
@@ -84,6 +87,8 @@ app = typer.Typer(
 )
 app.command("detect-anomalies", epilog=EPILOG)(detect_anomalies)
 app.command("check")(check)
+app.add_typer(batch, name="batch")
+app.command("deidentify", epilog=DEIDENTIFY_EPILOG)(deidentify)
 app.add_typer(models, name="models")
 app.command("train", epilog=TRAIN_EPILOG)(train)
 app.command("info")(info)

@@ -76,10 +76,10 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
         try:
             made = _make_folder(target.parent)
             yield temporary
-            _flush(temporary)
+            flush(temporary)
             refuse_existing([target], overwrite)  # it may have appeared meanwhile
             temporary.replace(target)
-            _flush(target.parent)
+            flush(target.parent)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -117,14 +117,14 @@ def atomic_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
             outputs = [target / file.relative_to(temporary) for file in files]
             refuse_existing(outputs, overwrite)
             for file in files:
-                _flush(file)
+                flush(file)
             if target.exists():
                 for file, output in zip(files, outputs, strict=True):
                     output.parent.mkdir(parents=True, exist_ok=True)
                     file.replace(output)
             else:
                 temporary.rename(target)
-            _flush(target)
+            flush(target)
         except BaseException:
             _remove_tree(temporary)
             _remove_empty(made)
@@ -161,7 +161,7 @@ def _remove_tree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make sure the bytes are on the disk: a full network disk may only say so now."""
     flags = os.O_RDONLY
     if path.is_dir():

@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 
 class Location(NamedTuple):
-    """Where one object lies: a file, or a member of a zip file."""
+    """Where one object lies: a file, or a member of a zip file.
+
+    Attributes:
+        file: The file.
+        member: A key of :func:`zip_members`, or None for the file itself.
+    """
 
     file: Path
     member: str | None = None
+
+
+def zip_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The files in a zip by name; where a name repeats, NUL and a number are added to it.
+
+    No name in a zip can hold a NUL. Names are keys, never paths.
+    """
+    members: dict[str, zipfile.ZipInfo] = {}
+    seen: dict[str, int] = {}
+    for member in archive.infolist():
+        if not member.is_dir():
+            name = member.filename
+            seen[name] = seen.get(name, 0) + 1
+            members[name if seen[name] == 1 else f"{name}\0{seen[name]}"] = member
+    return members
+
+
+@contextmanager
+def opened(location: Location) -> Iterator[IO[bytes]]:
+    """The bytes of an object, from its file or from inside its zip; nothing is unpacked to disk."""
+    if location.member is None:
+        with location.file.open("rb") as stream:
+            yield stream
+    else:
+        with zipfile.ZipFile(location.file) as archive:
+            with archive.open(zip_members(archive)[location.member]) as member:
+                yield member
 
 
 def walk(root: Path, unreadable: list[Path] | None = None) -> Iterator[Path]:

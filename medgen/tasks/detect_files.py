@@ -22,9 +22,17 @@ AXES = "xyz"
 
 
 def output_names(
-    sources: Sequence[str], *, report: bool = True, dicom: Sequence[str] = ()
+    sources: Sequence[str],
+    *,
+    report: bool = True,
+    dicom: Sequence[str] = (),
+    bids: bool = False,
 ) -> dict[str, str]:
-    """File name of each output, named after the input like a BIDS derivative."""
+    """File name of each output, after the input's name.
+
+    With ``bids``, names are those of a BIDS derivative (the entities of the input, then ``desc``,
+    then a suffix), so that the outputs of several images can share a folder.
+    """
     stem = output_stem(sources)
     names = {
         "map": f"{stem}_desc-anomaly_map.nii.gz",
@@ -36,7 +44,17 @@ def output_names(
     }
     if report:
         names |= {"overview": "overview.png", "report": "report.html"}
-    return names | dicom_names(stem, dicom)
+    names |= dicom_names(stem, dicom)
+    return {kind: _bids_name(stem, name) for kind, name in names.items()} if bids else names
+
+
+def _bids_name(stem: str, name: str) -> str:
+    """``sub-1_FLAIR`` and ``..._desc-anomaly_map.nii.gz`` to ``sub-1_desc-anomalyFLAIR_map...``."""
+    entities, _, suffix = stem.rpartition("_")
+    own = name.removeprefix(f"{stem}_").removeprefix("desc-anomaly_")
+    if own.startswith("desc-restored"):  # an image of the kind it was restored from
+        return f"{entities}_desc-restored_{suffix}{own.removeprefix('desc-restored')}"
+    return f"{entities}_desc-anomaly{suffix}_{own}"
 
 
 def output_stem(sources: Sequence[str]) -> str:
@@ -54,6 +72,7 @@ def write_files(
     *,
     report: bool = True,
     dicom: Sequence[str] = (),
+    bids: bool = False,
     command: str = "detect-anomalies",
 ) -> list[str]:
     """Write every output into an existing folder.
@@ -63,6 +82,7 @@ def write_files(
         folder: Where to write; :func:`~medgen.tasks.output_folder.output_folder` gives one.
         report: Also draw the pictures.
         dicom: DICOM objects to write too, of :data:`~medgen.tasks.detect_dicom.DICOM_KINDS`.
+        bids: Name files as BIDS derivatives, as :func:`output_names` does.
         command: What to record in ``run.json``; without paths.
 
     Returns:
@@ -72,18 +92,18 @@ def write_files(
         InputError: The disk is full, the folder cannot be written, or DICOM objects are wanted of a
             scan that is not DICOM.
     """
+    names = output_names(detection.volume.provenance.sources, report=report, dicom=dicom, bids=bids)
     try:
-        return _write(detection, folder, report, dicom, command)
+        return _write(detection, folder, names, dicom, command)
     except OSError as error:
         raise cannot_write(folder, error) from error
 
 
 def _write(
-    detection: Detection, folder: Path, report: bool, dicom: Sequence[str], command: str
+    detection: Detection, folder: Path, names: dict[str, str], dicom: Sequence[str], command: str
 ) -> list[str]:
     from medgen.io import write_nifti
 
-    names = output_names(detection.volume.provenance.sources, report=report, dicom=dicom)
     if detection.restored is None:
         del names["restored"]
     timings = dict(detection.timings)
@@ -102,9 +122,9 @@ def _write(
         write_json(folder / names["findings"], findings_summary(detection))
         table = findings_table(detection.findings)
         (folder / names["findings_table"]).write_text(table, encoding="utf-8")
-        if report:
+        if "report" in names:
             _draw(detection, folder, names)
-        write_dicom_outputs(detection, folder, dicom)
+        write_dicom_outputs(detection, folder, dicom, overview=names.get("overview"))
         for job in jobs:
             job.result()
     record = run_record(

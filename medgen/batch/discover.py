@@ -1,0 +1,292 @@
+"""What an archive holds: every image in it, its facts, and where its outputs would go.
+
+Labels never hold what identifies a patient: for DICOM they are keyed hashes of the UIDs. For NIfTI
+and BIDS they are the file names, which are the user's own labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from medgen.batch.shards import HIDDEN
+from medgen.errors import InputError
+from medgen.io.walk import Location, walk
+
+if TYPE_CHECKING:
+    from medgen.io import ImageSeries
+
+Kind = Literal["dicom", "bids", "nifti"]
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+# The anatomical suffixes of BIDS: all of them are magnetic resonance.
+_MR_SUFFIXES = {
+    "T1w", "T2w", "PDw", "T2starw", "FLAIR", "inplaneT1", "inplaneT2", "PDT2", "angio", "T2star",
+    "UNIT1", "T1map", "T2map",
+}  # fmt: skip
+# A BIDS data set keeps results and originals here; only the data itself is worked on.
+_NOT_BIDS_DATA = {"derivatives", "sourcedata", "code", "stimuli", "phenotype"}
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of an archive.
+
+    Attributes:
+        label: Unique, and names no patient in DICOM.
+        group: Label of its study (BIDS: session; NIfTI: the file itself).
+        patient: Label of its patient or subject.
+        folder: Where its outputs go, relative to the run's folder, with ``/``.
+        stem: What the names of its outputs start with, when several images share a folder.
+        sources: The files, or members of zips, that hold it.
+        facts: What rules and models look at; includes those of :func:`medgen.io.describe`.
+    """
+
+    label: str
+    group: str
+    patient: str
+    folder: str
+    stem: str | None
+    sources: tuple[Location, ...]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything in an archive.
+
+    Attributes:
+        kind: ``dicom``, ``bids`` or ``nifti``.
+        images: Every image, in a fixed order.
+        set_aside: Objects that are no images to work on: reason and number of objects.
+        notes: What else a person should know: folders that could not be opened, foreign files.
+    """
+
+    kind: Kind
+    images: list[Image]
+    set_aside: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def kind_of(path: Path) -> Kind:
+    """What sort of archive a path is.
+
+    Raises:
+        InputError: It is not there, or holds NIfTI and DICOM files side by side.
+    """
+    if not path.exists():
+        raise InputError(f"there is no file or folder {path}", "Check the path.")
+    if path.is_file():
+        return "nifti" if path.name.lower().endswith(NIFTI_ENDINGS) else "dicom"
+    if (path / "dataset_description.json").is_file():
+        return "bids"
+    nifti = dicom = False
+    for file in walk(path):
+        name = file.name.lower()
+        nifti = nifti or name.endswith(NIFTI_ENDINGS)
+        dicom = dicom or name.endswith((".dcm", ".ima")) or name == "dicomdir"
+        if nifti and dicom:
+            msg = f"{path} holds NIfTI and DICOM files side by side"
+            raise InputError(msg, "Say which to work on: --input nifti or --input dicom.")
+    return "nifti" if nifti else "dicom"
+
+
+def discover(
+    path: Path, kind: Kind, secret: bytes, *, progress: Callable[[int], None] | None = None
+) -> Found:
+    """Look at the header of everything below a path.
+
+    Args:
+        path: A file, a folder or, for DICOM, a zip.
+        kind: How to look at it, as :func:`kind_of` says.
+        secret: Keys the labels of DICOM studies, so that nobody without it can link them to UIDs.
+        progress: Called with the number of files looked at.
+
+    Raises:
+        InputError: Nothing in it can be read.
+    """
+    if kind == "dicom":
+        return _dicom(path, secret, progress)
+    return _nifti(path, kind, progress)
+
+
+def _dicom(path: Path, secret: bytes, progress: Callable[[int], None] | None) -> Found:
+    from medgen import io
+
+    archive = io.index_dicom(path, progress=progress)
+    images = [_dicom_image(series, secret) for series in archive.images]
+    counts: dict[str, int] = {}
+    for entry in archive.set_aside:
+        counts[entry.reason] = counts.get(entry.reason, 0) + entry.objects
+    notes = []
+    if archive.foreign:
+        notes.append(f"{archive.foreign} of {archive.files} files are not DICOM")
+    notes += _unreadable(archive.unreadable)
+    set_aside = [{"reason": reason, "objects": n} for reason, n in sorted(counts.items())]
+    return Found("dicom", sorted(images, key=lambda image: image.label), set_aside, notes)
+
+
+def _dicom_image(series: ImageSeries, secret: bytes) -> Image:
+    patient = hashed(secret, "patient", series.patient_key or series.study_uid, 10)
+    study = f"study-{hashed(secret, 'study', series.patient_key + series.study_uid, 10)}"
+    number = re.sub(r"\D", "", series.number)[:6] or "0"
+    part = f"-part{series.part}" if series.part > 1 else ""
+    own = hashed(secret, "series", series.patient_key + series.study_uid + series.series_uid, 8)
+    label = f"{study}/series-{int(number):03d}{part}-{own}"
+    words = (series.header.get("description"), series.header.get("protocol"))
+    facts = {**series.header, **series.facts, "text": " ".join(str(w) for w in words if w)}
+    return Image(
+        label=label,
+        group=study,
+        patient=patient,
+        folder=label,
+        stem=None,
+        sources=series.locations,
+        facts=_with_sizes(facts, "dicom"),
+    )
+
+
+def hashed(secret: bytes, purpose: str, text: str, digits: int) -> str:
+    """Keyed hash of an identifier: the same for the same secret, meaningless without it."""
+    return hmac.new(secret, f"{purpose}:{text}".encode(), hashlib.sha256).hexdigest()[:digits]
+
+
+def _nifti(path: Path, kind: Kind, progress: Callable[[int], None] | None) -> Found:
+    root = path if path.is_dir() else path.parent
+    unreadable: list[Path] = []
+    files = [path] if path.is_file() else list(_nifti_files(path, kind, unreadable))
+    if not files:
+        what = "a BIDS data set without" if kind == "bids" else "a folder without"
+        raise InputError(f"{path} is {what} NIfTI images", "Check the path.")
+    images = []
+    for count, file in enumerate(files, 1):
+        relative = PurePosixPath(*file.relative_to(root).parts)
+        images.append(_bids_image(file, relative) if kind == "bids" else _image(file, relative))
+        if progress is not None:
+            progress(count)
+    return Found(kind, images, notes=_unreadable(unreadable))
+
+
+def _nifti_files(path: Path, kind: Kind, unreadable: list[Path]) -> list[Path]:
+    files = [f for f in walk(path, unreadable) if f.name.lower().endswith(NIFTI_ENDINGS)]
+    if kind == "bids":
+        files = [
+            file
+            for file in files
+            if file.relative_to(path).parts[0].startswith("sub-")
+            and not _NOT_BIDS_DATA & set(file.relative_to(path).parts)
+        ]
+    return files
+
+
+def _image(file: Path, relative: PurePosixPath) -> Image:
+    label = str(relative.with_name(stem_of(relative.name)))
+    same_stem = file.with_name(stem_of(file.name) + _other_ending(file.name)).exists()
+    if same_stem:  # a.nii beside a.nii.gz: both are cases
+        label += "-nii" if file.name.lower().endswith(".nii") else "-niigz"
+    facts = {**_described(file), "text": stem_of(relative.name)}
+    return Image(
+        label, label, str(relative.parent), label, None, (Location(file),),
+        _with_sizes(facts, "nifti"),
+    )  # fmt: skip
+
+
+def _bids_image(file: Path, relative: PurePosixPath) -> Image:
+    stem = stem_of(relative.name)
+    suffix = stem.rpartition("_")[2]
+    parts = relative.parts
+    session = "/".join(part for part in parts[:2] if part.startswith(("sub-", "ses-")))
+    facts: dict[str, Any] = {**_described(file), "suffix": suffix, "text": stem}
+    if suffix in _MR_SUFFIXES:
+        facts["modality"] = "MR"
+        facts["body_part"] = None
+    return Image(
+        label=str(relative.with_name(stem)),
+        group=session,
+        patient=parts[0],
+        folder=str(relative.parent),
+        stem=stem,
+        sources=(Location(file),),
+        facts=_with_sizes(facts, "nifti"),
+    )
+
+
+def _described(file: Path) -> dict[str, Any]:
+    """Header facts of a NIfTI file; one that cannot be described is a case that fails."""
+    from medgen import io
+
+    try:
+        return io.describe(file)[0]
+    except InputError as error:
+        stopped = {"error": error.message, "hint": error.hint}
+        return {"blocking": stopped, "shape": (), "spacing_mm": None, "frames": 1, "channels": 1}
+
+
+def _with_sizes(facts: dict[str, Any], fmt: str) -> dict[str, Any]:
+    """Facts with those that rules ask for and headers state in other words."""
+    shape, spacing = facts.get("shape") or (), facts.get("spacing_mm")
+    return {
+        **facts,
+        "format": fmt,
+        "dims": len(shape) or None,
+        "slices": min(shape) if len(shape) == 3 else None,
+        "finest_mm": min(spacing) if spacing else None,
+        "coarsest_mm": max(spacing) if spacing else None,
+    }
+
+
+def _unreadable(folders: list[Path]) -> list[str]:
+    n = len(folders)
+    return [f"{n} folder{'s' * (n != 1)} could not be opened"] if n else []
+
+
+def stem_of(name: str) -> str:
+    """A NIfTI file's name without its ending."""
+    ending = next((e for e in NIFTI_ENDINGS if name.lower().endswith(e)), "")
+    return name[: len(name) - len(ending)]
+
+
+def _other_ending(name: str) -> str:
+    return ".nii.gz" if name.lower().endswith(".nii") else ".nii"
+
+
+def stamp_of(sources: tuple[Location, ...]) -> str:
+    """Number of files, bytes and newest change of an input: cheap, to see whether it changed."""
+    files = sorted({location.file for location in sources})
+    try:
+        states = [file.stat() for file in files]
+    except OSError:
+        return "unreadable"
+    size = sum(state.st_size for state in states)
+    newest = max(state.st_mtime_ns for state in states)
+    return f"{len(sources)} objects, {size} bytes, {newest}"
+
+
+def secret_of(folder: Path) -> bytes:
+    """The secret that keys a run's labels, made when the run's folder is first used.
+
+    It is kept beside the ledger, readable only by its owner. Whoever deletes it cuts the last link
+    between labels and UIDs; a run without its secret cannot be resumed.
+    """
+    path = folder / HIDDEN / "secret"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        draft = path.with_name(f"secret-{os.urandom(4).hex()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(os.urandom(32))
+        try:
+            # Of several runs that start at once, one wins; a link appears complete or not at all.
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    secret = path.read_bytes()
+    if len(secret) != 32:
+        raise InputError(f"{path} is damaged", "Choose another folder with -o.")
+    return secret

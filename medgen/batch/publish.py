@@ -1,0 +1,54 @@
+"""From a draft to its final place: a case's outputs appear there only when they are complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from medgen.errors import MedgenError
+from medgen.io.files import flush
+
+
+def publish(draft: Path, folder: Path, *, stale: Sequence[str] = ()) -> None:
+    """Move every file of a draft into its folder, replacing an earlier try's.
+
+    Renaming on one disk is atomic for each file; the ledger says when all of them are there. A
+    folder that is not there yet appears as a whole.
+
+    Args:
+        draft: A complete draft, on the same disk.
+        folder: Where the files belong; made if absent.
+        stale: Outputs of an earlier try, as ``folder/name`` relative to the run; removed if the
+            draft does not replace them, so that no stale result stays.
+
+    Raises:
+        MedgenError: The disk refuses.
+    """
+    try:
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            draft.chmod(folder.parent.stat().st_mode & 0o777)
+            draft.rename(folder)
+            flush(folder.parent)
+            return
+        names = sorted(p.relative_to(draft) for p in draft.rglob("*") if p.is_file())
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).replace(folder / name)
+        for old in {Path(name).name for name in stale} - {name.name for name in names}:
+            with suppress(OSError):
+                (folder / old).unlink()
+        flush(folder)
+        shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        msg = f"the run stopped: cannot write {folder}: {error.strerror or os.strerror(0)}"
+        hint = "Free some space and start the same command again; finished cases are kept."
+        raise MedgenError(msg, hint) from error
+
+
+def discard(drafts: Path) -> None:
+    """Remove what unfinished tries left."""
+    shutil.rmtree(drafts, ignore_errors=True)

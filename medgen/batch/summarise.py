@@ -1,0 +1,165 @@
+"""From the ledgers of a run to ``summary.tsv``, ``summary.json`` and ``index.html``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medgen.batch.discover import Found
+from medgen.batch.ledger import Entry, Ledger, all_entries, ledger_paths, now
+from medgen.batch.shards import HIDDEN
+from medgen.batch.summary import Cohort, Column, Row
+from medgen.batch.summary_page import write_summary
+from medgen.errors import InputError
+from medgen.io.files import atomic_path
+from medgen.io.walk import Location
+from medgen.run_record import versions
+
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "detect-anomalies": (
+        {"key": "scan_score", "label": "score", "unit": "", "format": ".3f",
+         "meaning": "Scan score; larger is more abnormal."},
+        {"key": "p_value", "label": "p", "unit": "", "format": ".2g",
+         "meaning": "Part of healthy reference scans that score this high or higher."},
+        {"key": "findings", "label": "findings", "unit": "", "format": "d",
+         "meaning": "Connected regions above the threshold."},
+        {"key": "findings_ml", "label": "volume", "unit": "ml", "format": ".2f",
+         "meaning": "Volume of all findings."},
+        {"key": "largest_ml", "label": "largest", "unit": "ml", "format": ".2f",
+         "meaning": "Volume of the largest finding."},
+        {"key": "highest_peak", "label": "peak", "unit": "", "format": ".2f",
+         "meaning": "Highest map value in a finding."},
+    ),
+    "deidentify": (
+        {"key": "objects", "label": "objects", "unit": "", "format": "d",
+         "meaning": "Objects written."},
+        {"key": "set_aside", "label": "set aside", "unit": "", "format": "d",
+         "meaning": "Objects not written, because they may show or tell who the patient is."},
+    ),
+    "dicom-to-bids": (
+        {"key": "objects", "label": "objects", "unit": "", "format": "d",
+         "meaning": "DICOM objects read."},
+        {"key": "suffix", "label": "suffix", "unit": "", "format": "",
+         "meaning": "BIDS suffix the image was given."},
+        {"key": "voxels", "label": "voxels", "unit": "", "format": "",
+         "meaning": "Size of the image."},
+    ),
+}  # fmt: skip
+# Added with --keep-ids. Everything else in a summary is free of identifiers.
+IDENTITIES: tuple[Column, ...] = (
+    {"key": "patient_id", "label": "patient ID", "unit": "", "format": "",
+     "meaning": "PatientID of the source."},
+    {"key": "study_uid", "label": "study UID", "unit": "", "format": "",
+     "meaning": "StudyInstanceUID of the source."},
+    {"key": "source", "label": "source", "unit": "", "format": "",
+     "meaning": "First file of the source."},
+)  # fmt: skip
+
+
+def summarise(
+    folder: Path,
+    found: Found | None = None,
+    *,
+    keep_ids: Mapping[str, Sequence[Location]] | None = None,
+) -> dict[str, int]:
+    """Write the summary of a run from its ledgers, of all shards together.
+
+    Args:
+        folder: The run's folder.
+        found: What the archive held; what was known of it before when None.
+        keep_ids: Sources of each case, if identifiers are wanted.
+
+    Returns:
+        Number of cases by state.
+
+    Raises:
+        InputError: The folder holds no run.
+    """
+    paths = ledger_paths(folder)
+    if not paths:
+        msg = f"{folder} holds no run of medgen: there is no ledger in it"
+        raise InputError(msg, "Name the folder that was given to `medgen batch run` with -o.")
+    with Ledger(paths[0], read_only=True) as ledger:
+        meta = ledger.meta()
+    entries = list(all_entries(folder).values())
+    counts: dict[Any, int] = dict(Counter(entry.state for entry in entries))
+    task = meta.get("task", "")
+    columns = COLUMNS.get(task, ())
+    rows = [_row(entry) for entry in entries]
+    if keep_ids is not None:
+        columns = (*columns, *IDENTITIES)
+        rows = [_with_identity(row, keep_ids.get(row.case, ())) for row in rows]
+    cohort = Cohort(
+        title=meta.get("pipeline", "").replace("_", " ").capitalize(),
+        pipeline=meta.get("pipeline", ""),
+        description=meta.get("description", ""),
+        task=task,
+        model=meta.get("model") or None,
+        input_kind=meta.get("kind", ""),
+        counts=counts,
+        set_aside=_set_aside(folder, found),
+        started=meta.get("started", ""),
+        finished=None if counts.get("waiting") else now(),
+        seconds=_seconds(meta.get("started", "")),
+        versions=versions(),
+        columns=columns,
+        rows=rows,
+    )
+    write_summary(folder, cohort)
+    return counts
+
+
+def _row(entry: Entry) -> Row:
+    def path(name: str | None) -> str | None:
+        return f"{entry.folder}/{name}" if entry.folder and name else None
+
+    return Row(
+        case=entry.id,
+        state=entry.state,
+        reason=entry.reason,
+        hint=entry.hint,
+        flags=tuple(entry.result.get("flags", ())),
+        values=entry.result.get("values", {}),
+        attempts=entry.attempts,
+        seconds=entry.seconds,
+        folder=entry.folder,
+        report=path(entry.result.get("report")),
+        thumbnail=path(entry.result.get("thumbnail")),
+        chosen=entry.chosen,
+    )
+
+
+def _with_identity(row: Row, sources: Sequence[Location]) -> Row:
+    from dataclasses import replace
+
+    if not sources:
+        return row
+    from medgen.io.identity import identity_of
+
+    known = identity_of(sources[0])
+    return replace(row, values={**(row.values or {}), **known, "source": str(sources[0].file)})
+
+
+def _set_aside(folder: Path, found: Found | None) -> list[Any]:
+    """What of the archive is no case; kept between runs for `medgen batch summarise`."""
+    path = folder / HIDDEN / "set_aside.json"
+    if found is not None:
+        with atomic_path(path, overwrite=True) as draft:
+            draft.write_text(json.dumps(found.set_aside), encoding="utf-8")
+        return found.set_aside
+    try:
+        kept: list[Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return kept
+
+
+def _seconds(started: str) -> float | None:
+    try:
+        return time.time() - time.mktime(time.strptime(started, "%Y-%m-%dT%H:%M:%S%z"))
+    except ValueError:
+        return None

@@ -1,0 +1,170 @@
+"""What a pipeline can do with a case: detect anomalies, de-identify, convert to BIDS.
+
+A worker process may hold several cases at once, so that one is read or written while another is
+computed; computing itself, and writing, are one at a time. Models are loaded once per process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgen.batch.bids import sidecar_facts, write_sidecars
+from medgen.batch.cluster import DEVICE_OF_WORKER
+from medgen.batch.pipeline import Convert, Deidentify, Detect
+from medgen.batch.thumbnail import write_thumbnail
+from medgen.batch.work import Job
+from medgen.devices import resolve_device
+from medgen.io.walk import Location, opened
+
+if TYPE_CHECKING:
+    from medgen.package import ModelPackage
+    from medgen.tasks.detect import Detection
+    from medgen.volume import Volume
+
+_COMPUTING = threading.Lock()
+_WRITING = threading.Lock()
+# A retry after running out of memory gets this part of what the network may use beyond the scan.
+SMALLER = 0.5
+
+
+def verb_of(job: Job) -> Callable[[Job, Path], tuple[dict[str, Any], str]]:
+    """The function that does a job: it fills the draft, and gives a result and the input's hash."""
+    if isinstance(job.task, Deidentify):
+        return deidentify
+    if isinstance(job.task, Convert):
+        return convert
+    return detect
+
+
+def detect(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
+    """Find anomalies in one image and write what ``medgen detect-anomalies`` writes."""
+    from medgen import io
+    from medgen.tasks.detect_files import output_names, write_files
+
+    assert isinstance(job.task, Detect) and job.model is not None
+    volume = io.read(job.sources[0].file if _one_file(job) else job.sources)
+    with _COMPUTING:
+        found: Any = _detect(job, job.task, volume)
+    dicom = job.task.dicom if volume.provenance.format == "dicom" else ()
+    bids = job.stem is not None
+    with _WRITING:
+        kinds = write_files(
+            found, draft, report=job.task.report, command=f"batch run ({job.task.name})",
+            dicom=dicom, bids=bids,
+        )  # fmt: skip
+        names = output_names(
+            volume.provenance.sources, report=job.task.report, dicom=dicom, bids=bids
+        )
+        thumbnail = names["findings"].replace("findings.json", "thumbnail.png")
+        write_thumbnail(draft / thumbnail, found)
+    outputs = {kind: names[kind] for kind in kinds}
+    if job.stem is not None:
+        source = f"{job.id.rpartition('/')[0]}/{job.sources[0].file.name}"
+        write_sidecars(draft, list(outputs.values()), source)
+    result = {
+        "values": _values(found),
+        "flags": [*found.fallbacks, *_flags(job)],
+        "report": outputs.get("report"),
+        "thumbnail": thumbnail,
+        "outputs": outputs,
+    }
+    return result, hash_sources(job.sources)
+
+
+def _one_file(job: Job) -> bool:
+    return not job.private and len(job.sources) == 1
+
+
+def _detect(job: Job, task: Detect, volume: Volume) -> Detection:
+    from medgen.tasks.detect import detect_anomalies
+    from medgen.tasks.limits import check_memory
+
+    assert job.model is not None
+    package = _package(job.model)
+    device = os.environ.get(DEVICE_OF_WORKER) or job.device
+    limit = job.memory_gb
+    if job.attempt > 1:
+        shape, channels = volume.geometry.shape, volume.voxels.shape[0]
+        need = check_memory(
+            shape, channels, limit, spacing_mm=volume.geometry.spacing_mm,
+            manifest=package.manifest,
+        )  # fmt: skip
+        limit = need + (limit - need) * SMALLER ** (job.attempt - 1)
+    return detect_anomalies(
+        volume, package, method=_method(job.model, device), device=device, seed=job.seed,
+        max_memory_gb=limit, threshold=task.threshold,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _package(folder: str) -> ModelPackage:
+    from medgen.package import load_package
+
+    return load_package(Path(folder))
+
+
+@lru_cache(maxsize=2)
+def _method(folder: str, device: str) -> Any:
+    """The network, ready on its device: loaded once, used for every case of this process."""
+    where = resolve_device(device)
+    return _package(folder).method().to(where)
+
+
+def _values(found: Detection) -> dict[str, Any]:
+    return {
+        "scan_score": round(found.score, 6),
+        "p_value": None if found.p_value is None else round(found.p_value, 6),
+        "findings": len(found.findings),
+        "findings_ml": round(sum(f.volume_mm3 for f in found.findings) / 1000, 6),
+        "largest_ml": round(max((f.volume_mm3 for f in found.findings), default=0.0) / 1000, 6),
+        "highest_peak": round(max((f.peak for f in found.findings), default=0.0), 6),
+    }
+
+
+def _flags(job: Job) -> list[str]:
+    if job.attempt == 1:
+        return []
+    return [f"try {job.attempt}: done with less memory after an earlier try ended early"]
+
+
+def deidentify(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
+    """Write the objects of one series again without what identifies the patient."""
+    from medgen.io.deidentify import deidentify_objects
+
+    assert isinstance(job.task, Deidentify)
+    report = deidentify_objects(job.sources, draft, job.task.profile, key=job.key)
+    return {"values": report, "flags": [], "outputs": {}}, hash_sources(job.sources)
+
+
+def convert(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
+    """Write one DICOM series as NIfTI with a sidecar, as BIDS names it."""
+    from medgen import io
+    from medgen.tasks.detect_files import write_json
+
+    assert job.stem is not None
+    volume = io.read(job.sources)
+    name = f"{job.stem}.nii.gz"
+    io.write_nifti(draft / name, volume.voxels[0], volume.geometry, like=volume, kind="image")
+    write_json(draft / f"{job.stem}.json", sidecar_facts(job.facts, volume))
+    digest = hash_sources(job.sources)
+    shape = " x ".join(map(str, volume.geometry.shape))
+    values = {"suffix": job.stem.rpartition("_")[2], "voxels": shape, "objects": len(job.sources)}
+    return {"values": values, "flags": [], "outputs": {"image": name}}, digest
+
+
+def hash_sources(sources: Sequence[Location]) -> str:
+    """SHA-256 of the contents of an input, whatever its files are called and in any order."""
+    digests = []
+    for location in sources:
+        with opened(location) as stream:
+            digest = hashlib.sha256()
+            while block := stream.read(1 << 20):
+                digest.update(block)
+            digests.append(digest.hexdigest())
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
