@@ -38,6 +38,7 @@ def read(
     *,
     frame: int | None = None,
     series: str | None = None,
+    units: Literal["SUVbw"] | None = None,
     allow_constant: bool = False,
 ) -> Volume:
     """Read one image, whatever its format; the content decides, not the name.
@@ -47,6 +48,8 @@ def read(
             one image lie, as in :attr:`medgen.io.dicom_index.ImageSeries.locations`.
         frame: Which volume of a 4-D image (or page of a TIFF), counted from 0.
         series: Which DICOM series: its number or UID. Needed only if there are several.
+        units: ``SUVbw`` turns PET in DICOM into standardised uptake values by body weight; None
+            keeps the stored units (see :mod:`medgen.io.suv`).
         allow_constant: Whether an image of one value only is fine, as for a mask.
 
     Returns:
@@ -56,14 +59,20 @@ def read(
         InputError: The file is missing, damaged, of another format, ambiguous, or without contrast.
         GeometryError: Where the voxels are is not known.
     """
+    if units not in (None, "SUVbw"):
+        raise InputError(f"units can be SUVbw or left out, not {units!r}", "Leave it out.")
     if not isinstance(source, (str, os.PathLike)):
         from medgen.io.dicom import read_dicom
 
-        return read_dicom(list(source), frame=frame, series=series, allow_constant=allow_constant)
+        return read_dicom(
+            list(source), frame=frame, series=series, units=units, allow_constant=allow_constant
+        )
     path = _existing(source)
     kind = _kind(path)
     if kind != "dicom":
         _refuse_series(path, series)
+        if units is not None:
+            raise InputError(f"SUV needs DICOM, but {path} is not", "Name the DICOM series.")
     if kind == "nifti":
         from medgen.io.nifti import read_nifti
 
@@ -74,7 +83,7 @@ def read(
         return read_raster(path, frame=frame, allow_constant=allow_constant)
     from medgen.io.dicom import read_dicom
 
-    return read_dicom(path, frame=frame, series=series, allow_constant=allow_constant)
+    return read_dicom(path, frame=frame, series=series, units=units, allow_constant=allow_constant)
 
 
 def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from medgen.io.dicom_group import Series, choose_series, group, reasons
 from medgen.io.dicom_pixels import voxels_of, without_pixels
 from medgen.io.dicom_slices import Slice, slices_of
 from medgen.io.dicom_stack import MissingSlicesError, Stack, arrange
+from medgen.io.suv import to_suvbw
 from medgen.io.values import blocking, choose_frame, refuse_unusable
 from medgen.io.walk import Location
 from medgen.volume import Provenance, Volume
@@ -40,6 +41,7 @@ def read_dicom(
     *,
     frame: int | None = None,
     series: str | None = None,
+    units: str | None = None,
     allow_constant: bool = False,
 ) -> Volume:
     """Read one image.
@@ -48,6 +50,7 @@ def read_dicom(
         source: A DICOM file, a folder, a zip or a DICOMDIR; or where the objects of one image lie.
         frame: Which volume of a 4-D series, counted from 0.
         series: Series number or UID, needed if there are several.
+        units: ``SUVbw`` turns PET into SUV by body weight; None keeps the units of the objects.
         allow_constant: Whether an image of one value only is fine (masks).
 
     Returns:
@@ -72,7 +75,11 @@ def read_dicom(
         _darken(voxels, padding)
     refuse_unusable(voxels, named, allow_constant=allow_constant)
     voxels = _gridded(voxels, stack)
-    return Volume(voxels, stack.geometry, _provenance(source, chosen, stack, index))
+    volume = Volume(voxels, stack.geometry, _provenance(source, chosen, stack, index))
+    if units is None:
+        return volume
+    with _about(named):
+        return to_suvbw(volume)
 
 
 def describe_dicom(source: Source) -> list[dict[str, Any]]:

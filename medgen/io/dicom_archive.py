@@ -26,7 +26,7 @@ from medgen.io.dicom_files import (
     parse,
     quiet,
 )
-from medgen.io.walk import Location, walk
+from medgen.io.walk import Location, walk, zip_members
 
 MAX_ZIP_BYTES = 8 * 2**30  # unpacked; a small zip can hold a far larger one
 MAX_ZIP_MEMBERS = 100_000
@@ -71,6 +71,7 @@ class Zips:
 
     def __init__(self) -> None:
         self._open: dict[Path, zipfile.ZipFile] = {}
+        self._members: dict[Path, dict[str, zipfile.ZipInfo]] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Zips:
@@ -80,9 +81,10 @@ class Zips:
         for archive in self._open.values():
             archive.close()
         self._open.clear()
+        self._members.clear()
 
-    def archive(self, path: Path) -> zipfile.ZipFile:
-        """The zip at a path.
+    def members(self, path: Path) -> dict[str, zipfile.ZipInfo]:
+        """The files in the zip at a path, see :func:`medgen.io.walk.zip_members`.
 
         Raises:
             InputError: It is damaged, encrypted, or would unpack to too much.
@@ -90,15 +92,15 @@ class Zips:
         with self._lock:
             if path not in self._open:
                 self._open[path] = _checked_zip(path)
-            return self._open[path]
+                self._members[path] = zip_members(self._open[path])
+            return self._members[path]
 
     def open(self, location: Location, size: int | None = None) -> BinaryIO:
         """A file or a member of a zip, from its start; of a member at most ``size`` bytes."""
         if location.member is None:
             return location.file.open("rb")
-        archive = self.archive(location.file)
-        member = archive.getinfo(location.member)
-        with archive.open(member) as stream:
+        member = self.members(location.file)[location.member]
+        with self._open[location.file].open(member) as stream:
             # The size in the directory is checked; a member that lies about it is cut there.
             return io.BytesIO(stream.read(min(member.file_size, size or member.file_size)))
 
@@ -125,14 +127,21 @@ def instances(
     elif _start(source)[:4] == b"PK\x03\x04":
         yield from _in_zip(source, zips, search)
     else:
-        instance = next(_instance(Location(source), zips, search), None)
-        if instance is None:
-            return
-        if instance.header.get("SOPClassUID") == MediaStorageDirectoryStorage:
+        for instance in _instance(Location(source), zips, search):
+            if not _is_directory(instance):
+                yield instance
+                continue
             for file in _listed(source, search):
-                yield from _instance(Location(file), zips, search)
-        else:
-            yield instance
+                yield from _without_directories(_instance(Location(file), zips, search))
+
+
+def _is_directory(instance: Instance) -> bool:
+    return bool(instance.header.get("SOPClassUID") == MediaStorageDirectoryStorage)
+
+
+def _without_directories(found: Iterator[Instance]) -> Iterator[Instance]:
+    """A DICOMDIR among other files adds nothing to them."""
+    return (instance for instance in found if not _is_directory(instance))
 
 
 def _start(file: Path) -> bytes:
@@ -153,21 +162,20 @@ def _in_folder(folder: Path, zips: Zips, search: Search) -> Iterator[Instance]:
                 search.count()
                 search.refused_zips.append(error.message.removeprefix(str(file)).strip())
         else:
-            yield from _instance(Location(file), zips, search, start)
+            yield from _without_directories(_instance(Location(file), zips, search, start))
 
 
 def _in_zip(path: Path, zips: Zips, search: Search) -> Iterator[Instance]:
-    archive = zips.archive(path)
-    for name in sorted(archive.namelist()):
+    for name in sorted(zips.members(path)):
         last = name.rsplit("/", 1)[-1]
         if last and not last.startswith(".") and "__MACOSX" not in name:
-            yield from _instance(Location(path, name), zips, search)
+            yield from _without_directories(_instance(Location(path, name), zips, search))
 
 
 def _instance(
     location: Location, zips: Zips, search: Search, start: bytes | None = None
 ) -> Iterator[Instance]:
-    """The object at a place, if there is one that is no directory of others."""
+    """The object at a place, if there is one."""
     search.count()
     try:
         if start is None:

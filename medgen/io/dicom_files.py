@@ -20,10 +20,15 @@ from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from medgen.io.walk import Location
 
@@ -150,6 +155,7 @@ def parse(location: Location, opener: Callable[[], BinaryIO]) -> Instance | None
             header = pydicom.dcmread(
                 stream, stop_before_pixels=True, force=not marked, specific_tags=list(_TAGS)
             )
+            _complete(header)
             if "SOPClassUID" not in header and "Rows" not in header:
                 return None
             pixels_at = stream.tell()
@@ -166,6 +172,19 @@ def parse(location: Location, opener: Callable[[], BinaryIO]) -> Instance | None
         pixels_at=None if deflated else pixels_at,
         patient_key=_patient_key(header),
     )  # fmt: skip
+
+
+def _complete(header: FileDataset) -> None:
+    """Say in the usual places what the meta header says elsewhere, or not at all."""
+    meta = header.file_meta
+    if "SOPClassUID" not in header and "MediaStorageSOPClassUID" in meta:
+        header.SOPClassUID = meta.MediaStorageSOPClassUID
+    if not meta.get("TransferSyntaxUID"):  # then the parser found it out, or guessed it
+        implicit, little = header.original_encoding
+        if not little:
+            meta.TransferSyntaxUID = ExplicitVRBigEndian
+        else:
+            meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
 
 
 def _load(header: Dataset) -> None:
@@ -192,7 +211,9 @@ def _patient_key(header: Dataset) -> str:
 def pixels_of(instance: Instance) -> Dataset:
     """The whole object, pixels included (not yet decoded)."""
     with quiet(), instance.open() as stream:
-        return pydicom.dcmread(io.BytesIO(stream.read()), force=True)
+        dataset = pydicom.dcmread(io.BytesIO(stream.read()), force=True)
+        _complete(dataset)
+        return dataset
 
 
 def text(header: Dataset, keyword: str) -> str | None:

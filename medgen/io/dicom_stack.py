@@ -246,7 +246,10 @@ def _frames(levels: list[list[Slice]]) -> tuple[list[list[Slice]], list[str]]:
         rows: list[list[Slice]] = [[] for _ in levels]
         for s in members:
             rows[height[id(s)]].append(s)
-        label = _label(dict(zip(used, key, strict=True)))
+        traits = dict(zip(used, key, strict=True))
+        if "echo" in traits:  # its number says less than its time
+            traits["echo_time"] = members[0].traits.get("echo_time")
+        label = _label(traits)
         found += [(list(frame), label) for frame in zip(*rows, strict=True)]
     found.sort(key=lambda entry: min(s.order for s in entry[0]))
     if len(found) == 1:

@@ -44,9 +44,11 @@ def opened(location: Location) -> Iterator[IO[bytes]]:
         with location.file.open("rb") as stream:
             yield stream
     else:
-        with zipfile.ZipFile(location.file) as archive:
-            with archive.open(zip_members(archive)[location.member]) as member:
-                yield member
+        with (
+            zipfile.ZipFile(location.file) as archive,
+            archive.open(zip_members(archive)[location.member]) as member,
+        ):
+            yield member
 
 
 def walk(root: Path, unreadable: list[Path] | None = None) -> Iterator[Path]:

@@ -368,7 +368,9 @@ def cut_pixels(paths: list[Path]) -> None:
 
 HOSTILE: dict[str, tuple[Callable[[list[Path]], None], str]] = {
     "no files": (lambda paths: [p.unlink() for p in paths] and None, "no readable DICOM image"),
-    "a slice is missing": (lambda paths: paths[2].unlink(), "1 slice is missing: between slices 2 and 3 of 4"),
+    "a slice is missing": (
+        lambda paths: paths[2].unlink(), "1 slice is missing: between slices 2 and 3 of 4",
+    ),
     "no pixel data": (without("PixelData"), "only 5 x no pixels"),
     "no pixel data in one": (without("PixelData", 2), "InstanceNumber 3 has no pixel data"),
     "short pixel data": (cut_pixels, "InstanceNumber 4 is damaged or incomplete"),
