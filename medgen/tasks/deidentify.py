@@ -171,7 +171,7 @@ def _locations(
             yield Location(file)
             continue
         try:
-            names = sorted(zips.archive(file).namelist())
+            names = sorted(zips.members(file))
         except InputError as error:
             reason = error.message.replace(str(file), "a zip")
             if file == source:

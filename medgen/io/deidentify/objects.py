@@ -40,7 +40,7 @@ _REFUSED = {
     f"{_STORAGE}77.1.1.1": "video",
     f"{_STORAGE}77.1.2.1": "video",
     f"{_STORAGE}77.1.4.1": "video",
-    "1.2.840.10008.1.3.10": "directory of a medium (DICOMDIR), no longer right",
+    "1.2.840.10008.1.3.10": "directory of a medium (DICOMDIR): name its folder instead",
 }
 _SEGMENTATION = (f"{_STORAGE}66.4", f"{_STORAGE}66.7")  # binary or fractional, label map
 _PARAMETRIC_MAP = f"{_STORAGE}30"
@@ -131,6 +131,7 @@ def _treat(dataset: Dataset, profile: Profile, keyed: KeyedMap) -> Treated:
     modality = _word(dataset, "Modality")
     warning = None
     try:
+        _complete_meta(dataset)
         _refuse_kind(dataset)
         _refuse_incomplete(dataset)
         warning = _text_in_pixels(dataset)
@@ -162,32 +163,40 @@ def _treat(dataset: Dataset, profile: Profile, keyed: KeyedMap) -> Treated:
     )  # fmt: skip
 
 
+def _complete_meta(dataset: Dataset) -> None:
+    """What the file says at one place only, said at both."""
+    for name in ("SOPClassUID", "SOPInstanceUID"):
+        stated = dataset.file_meta.get(f"MediaStorage{name}")
+        if stated and not _text(dataset, name):
+            setattr(dataset, name, stated)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        dataset.file_meta.TransferSyntaxUID = _syntax(dataset)
+
+
 def _refuse_kind(dataset: Dataset) -> None:
-    sop_class = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"))
+    sop_class = _text(dataset, "SOPClassUID")
     for prefix, reason in _REFUSED.items():
         matches = sop_class == prefix or sop_class.startswith(prefix.rstrip(".") + ".")
         if matches and sop_class not in _SEGMENTATION:
             raise Refused(reason)
     if not any(name in dataset for name in _PIXELS):
-        raise Refused("no pixels")
+        if not sop_class or "Image Storage" in UID(sop_class).name:
+            raise Refused("damaged: an image without pixels", damaged=True)
+        raise Refused("no picture")
     if burned_in.hidden_overlay(dataset):
         raise Refused("an overlay is stored within the pixels, where it cannot be removed")
 
 
 def _refuse_incomplete(dataset: Dataset) -> None:
-    for name in ("SOPClassUID", "SOPInstanceUID"):
-        stated = dataset.file_meta.get(f"MediaStorage{name}")
-        if stated and not str(dataset.get(name) or "").strip(" \0"):
-            setattr(dataset, name, stated)
     for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not str(dataset.get(name) or "").strip(" \0"):
+        if not _text(dataset, name):
             raise Refused(f"{name} is missing", damaged=True)
     if not UID(str(dataset.SOPClassUID)).is_valid:
         raise Refused("SOPClassUID is not a UID", damaged=True)
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is not None and not (UID(syntax).is_valid and UID(syntax).is_transfer_syntax):
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    if not (syntax.is_valid and syntax.is_transfer_syntax and not syntax.is_private):
         raise Refused("private or unknown transfer syntax", damaged=True)
-    if "PixelData" in dataset and not (syntax is not None and UID(syntax).is_compressed):
+    if "PixelData" in dataset and not syntax.is_encapsulated:
         from pydicom.pixels.utils import get_expected_length
 
         if len(dataset.PixelData) < get_expected_length(dataset):
@@ -272,7 +281,7 @@ def _meta(dataset: Dataset) -> FileMetaDataset:
     meta.FileMetaInformationVersion = b"\0\1"
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = dataset.file_meta.get("TransferSyntaxUID") or _syntax(dataset)
+    meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
     meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
     meta.ImplementationVersionName = f"MEDGEN {version('medgen')}"[:16]
     return meta
