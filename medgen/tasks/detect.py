@@ -107,8 +107,7 @@ class Detection:
 
         folder = Path(folder)
         objects = dicom_kinds(dicom_out)
-        if objects:
-            check_dicom_source(self.volume)
+        check_dicom_source(self.volume, objects)
         names = output_names(self.volume.provenance.sources, report=report, dicom=objects)
         with output_folder(folder, list(names.values()), overwrite=overwrite) as draft:
             kinds = write_files(self, draft, report=report, dicom=objects)
@@ -162,8 +161,7 @@ def detect_anomalies(
     else:
         wanted = _Wanted(frame, series, bool(objects))
         volume = _read(Path(source), package.manifest, limit, wanted, timings)
-    if objects:
-        check_dicom_source(volume)
+    check_dicom_source(volume, objects)
     check_scan(volume, package.manifest)
     need = check_memory(
         volume.geometry.shape, volume.voxels.shape[0], limit,

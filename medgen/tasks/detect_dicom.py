@@ -58,27 +58,34 @@ def check_dicom_format(name: str) -> None:
     refuse_other_format(name)
 
 
-def check_dicom_source(volume: Volume) -> None:
-    """Refuse a scan beside which no DICOM object can be filed, before anything is computed.
+def check_dicom_source(volume: Volume, kinds: Sequence[str]) -> None:
+    """Refuse a scan beside which these objects cannot be filed, before anything is computed.
 
     Raises:
-        InputError: It is not DICOM, or lacks the UIDs that a citation needs.
+        InputError: It is not DICOM, lacks the UIDs that a citation needs, or has no place in the
+            patient, which a Parametric Map needs.
     """
-    from medgen.io.dicom_out import check_source
+    from medgen.io import dicom_out
 
-    check_source(volume)
+    if kinds:
+        source = dicom_out.open_source(volume)
+        if "pmap" in kinds:
+            dicom_out.refuse_without_place(source)
 
 
-def write_dicom_outputs(detection: Detection, folder: Path, kinds: Sequence[str]) -> dict[str, str]:
+def write_dicom_outputs(
+    detection: Detection, folder: Path, kinds: Sequence[str], *, overview: str | None = None
+) -> dict[str, str]:
     """Write the DICOM objects of a detection.
 
     The report cites the Segmentation if both are written.
 
     Args:
         detection: The result; its scan was read from DICOM, and the files are still there.
-        folder: An existing folder. If it holds ``overview.png``, that is the picture of the
-            Secondary Capture; it is drawn otherwise.
+        folder: An existing folder.
         kinds: Of :data:`DICOM_KINDS`.
+        overview: Name of the overview in the folder, if it has been drawn; it becomes the
+            Secondary Capture, and is drawn otherwise.
 
     Returns:
         The name of each file by its kind.
@@ -109,12 +116,12 @@ def write_dicom_outputs(detection: Detection, folder: Path, kinds: Sequence[str]
             folder / names["sr"], source, producer, result, detection.findings, segmentation=mask
         )
     if "sc" in names:
-        picture = _overview(detection, folder / "overview.png")
+        picture = _picture(detection, None if overview is None else folder / overview)
         dicom_out.write_secondary_capture(folder / names["sc"], source, producer, picture)
     return names
 
 
-def _overview(detection: Any, drawn: Path) -> NDArray[Any]:
+def _picture(detection: Any, drawn: Path | None) -> NDArray[Any]:
     """The overview as ``(rows, columns, 3)`` uint8."""
     import numpy as np
     from PIL import Image
@@ -122,6 +129,6 @@ def _overview(detection: Any, drawn: Path) -> NDArray[Any]:
     from medgen.report.figures import overview
 
     with tempfile.TemporaryDirectory() as folder:
-        path = drawn if drawn.exists() else overview(detection, Path(folder) / "overview.png")
+        path = overview(detection, Path(folder) / "overview.png") if drawn is None else drawn
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))

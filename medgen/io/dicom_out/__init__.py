@@ -12,13 +12,13 @@ Examples:
 
 from medgen.io.dicom_out.common import Producer, Written
 from medgen.io.dicom_out.measurement_report import ScanResult, write_measurement_report
-from medgen.io.dicom_out.parametric_map import write_parametric_map
+from medgen.io.dicom_out.parametric_map import refuse_without_place, write_parametric_map
 from medgen.io.dicom_out.secondary_capture import write_secondary_capture
 from medgen.io.dicom_out.segmentation import write_segmentation
 from medgen.io.dicom_out.source import Source, check_source, open_source, refuse_other_format
 
 __all__ = [
     "Producer", "ScanResult", "Source", "Written", "check_source", "open_source",
-    "refuse_other_format", "write_measurement_report", "write_parametric_map",
-    "write_secondary_capture", "write_segmentation",
+    "refuse_other_format", "refuse_without_place", "write_measurement_report",
+    "write_parametric_map", "write_secondary_capture", "write_segmentation",
 ]  # fmt: skip

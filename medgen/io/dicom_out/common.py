@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -159,19 +160,33 @@ def cite(dataset: Dataset, source: Source) -> None:
 
 
 def cite_frames(dataset: Dataset, source: Source) -> None:
-    """Put the true references where highdicom cited stand-ins, and the object as a whole."""
-    for frame in dataset.PerFrameFunctionalGroupsSequence:
-        for derivation in frame.DerivationImageSequence:
-            derivation.SourceImageSequence = [
-                reference_item(plane.reference, same_pixels=plane.same_pixels)
-                for item in derivation.SourceImageSequence
-                for plane in [source.planes[int(item.ReferencedSOPInstanceUID.split(".")[-1]) - 1]]
-            ]
+    """Put the true references where highdicom cited stand-ins, and the frames in their order.
+
+    highdicom stores the frames against the normal of the slices. Some readers put the first frame
+    at the lowest place along it whatever the frame says, so that is the order used here. The
+    caller sets the pixels in the order of ``source.planes``.
+    """
+    frames = {_stand_in(frame): frame for frame in dataset.PerFrameFunctionalGroupsSequence}
+    dataset.PerFrameFunctionalGroupsSequence = [frames[n] for n in range(len(source.planes))]
+    for place, (plane, frame) in enumerate(
+        zip(source.planes, dataset.PerFrameFunctionalGroupsSequence, strict=True)
+    ):
+        item = reference_item(plane.reference, same_pixels=plane.same_pixels)
+        frame.DerivationImageSequence[0].SourceImageSequence = [item]
+        content = frame.FrameContentSequence[0]
+        values = np.atleast_1d(content.DimensionIndexValues).tolist()
+        content.DimensionIndexValues = [*values[:-1], place + 1]
     cite(dataset, source)
     dataset.SourceImageSequence = [
         reference_item(Reference(class_uid, uid, None), same_pixels=source.planes[0].same_pixels)
         for uid, class_uid in source.instances.items()
     ]
+
+
+def _stand_in(frame: Dataset) -> int:
+    """Which stand-in a frame cites, from 0 (see :meth:`Source.stand_ins`)."""
+    cited = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+    return int(cited.split(".")[-1]) - 1
 
 
 def finish(dataset: Dataset, source: Source, identity: Identity) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from medgen.errors import InputError
 from medgen.io.dicom_out.common import (
     RESEARCH_ONLY,
     Producer,
@@ -44,8 +45,9 @@ def write_parametric_map(
         The object's UIDs.
 
     Raises:
-        InputError: The file exists or cannot be written.
+        InputError: The source has no place in the patient, or the file exists or cannot be written.
     """
+    refuse_without_place(source)
     frames = source.on_planes(scores.astype(np.float32), order=1).astype(np.float32, copy=False)
     low, high = float(frames.min()), float(frames.max())
     own = identity(source, producer, "pmap", frames.tobytes())
@@ -80,8 +82,22 @@ def write_parametric_map(
         dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(source)]
         dataset.ContentCreatorName = "medgen^"
         cite_frames(dataset, source)
+        dataset.FloatPixelData = frames.astype("<f4").tobytes()
         finish(dataset, source, own)
         return save(dataset, path, own, overwrite=overwrite)
+
+
+def refuse_without_place(source: Source) -> None:
+    """Raise if no map can be made: its frames must lie in a frame of reference (A.75.3).
+
+    Raises:
+        InputError: The source is a picture without a position, such as a plain radiograph.
+    """
+    if source.frame_of_reference_uid is None:
+        raise InputError(
+            "a Parametric Map must say where it lies in the patient, and the scan does not",
+            "Leave out pmap; seg, sr and sc can be made.",
+        )
 
 
 def _anatomy(source: Source) -> Dataset:

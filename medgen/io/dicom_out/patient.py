@@ -33,7 +33,7 @@ _OPTIONAL = (
     "ManufacturerModelName", "TimezoneOffsetFromUTC",
 )  # fmt: skip
 _CODED = ("DeidentificationMethodCodeSequence",)
-_LENGTHS = {"LO": 64, "SH": 16, "ST": 1024, "LT": 10240, "PN": 64 * 3 + 2}
+_LENGTHS = {"LO": 64, "SH": 16, "ST": 1024, "LT": 10240}
 # Shortening one of these would make it another patient's, or another order's.
 _IDENTIFIERS = {"PatientID", "IssuerOfPatientID", "AccessionNumber"}
 
@@ -92,6 +92,16 @@ def _text(value: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f\\]+", " ", value).strip()
 
 
+def _person(value: str) -> str:
+    """At most three ways to write the name, each of at most five parts (PS3.5 6.2.1)."""
+    groups = []
+    for group in _text(value).split("=")[:3]:
+        *parts, last = group.split("^", 4)
+        groups.append("^".join([*parts, last.replace("^", " ")])[:64].strip())
+    name = "=".join(groups)
+    return name if name.strip("^= ") else ""
+
+
 def _date(value: str) -> str:
     """``YYYYMMDD``; the dots of the standard's predecessor are dropped."""
     return datetime.strptime(re.sub(r"[.\-/ ]", "", value), "%Y%m%d").strftime("%Y%m%d")
@@ -123,7 +133,7 @@ def _decimal(value: str) -> float | None:
 
 
 _CLEANERS: dict[str, Callable[[str], Any]] = {
-    "DA": _date, "TM": _time, "CS": _code_string, "AS": _age, "DS": _decimal,
+    "PN": _person, "DA": _date, "TM": _time, "CS": _code_string, "AS": _age, "DS": _decimal,
 }  # fmt: skip
 
 

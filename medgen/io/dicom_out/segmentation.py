@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.pixels import pack_bits
 
 from medgen.io.dicom_out.common import (
     RESEARCH_ONLY,
@@ -68,6 +69,9 @@ def write_segmentation(
         )
         dataset.ContentCreatorName = "medgen^"
         cite_frames(dataset, source)
+        dataset.PixelData = pack_bits(frames.astype(np.uint8))
+        if source.frame_of_reference_uid is None:
+            dataset.PatientOrientation = ""  # unknown, but it must be there (C.7.6.1)
         finish(dataset, source, own)
         return save(dataset, path, own, overwrite=overwrite)
 

@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,6 +106,11 @@ class Source:
         return {r.instance_uid: r.class_uid for r in self.references}
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows of a source picture."""
+        return _size(self.volume)
+
+    @property
     def spacing_known(self) -> bool:
         """Whether the size of a pixel in mm is known."""
         return bool(self.volume.provenance.details["dicom"].get("spacing_known", True))
@@ -136,6 +140,7 @@ class Source:
         are too often damaged, private or of unknown class for that. Each stand-in is told apart by
         its place in the list, ``2.25.N``; the true references are put in afterwards.
         """
+        placed = self.frame_of_reference_uid is not None
         column, row = (_RAS_TO_LPS @ self.volume.affine)[:3, :2].T
         between_columns, between_rows = np.linalg.norm(column), np.linalg.norm(row)
         made = []
@@ -144,12 +149,11 @@ class Source:
             d.update(self.patient)
             d.update(self.lossy)
             # The classes stand for "in a frame of reference" and "a picture without a place".
-            placed = self.frame_of_reference_uid is not None
             d.SOPClassUID = MRImageStorage if placed else ComputedRadiographyImageStorage
             d.SOPInstanceUID = f"2.25.{place + 1}"
             d.StudyInstanceUID, d.SeriesInstanceUID = self.study_uid, self.series_uid
             d.Modality = self.modality
-            d.Columns, d.Rows = self.volume.geometry.shape[:2]
+            d.Columns, d.Rows = self.size
             if placed:
                 d.FrameOfReferenceUID = self.frame_of_reference_uid
                 d.PositionReferenceIndicator = ""
@@ -205,7 +209,7 @@ def open_source(volume: Volume) -> Source:
     """
     check_source(volume)
     details = _details(volume)
-    headers = _headers(volume, details)
+    headers = _headers(details)
     first = headers[details["references"][0][1]]
     series_uid = details["series_uid"]
     planes, placed = _planes(volume, details, headers)
@@ -242,38 +246,16 @@ def _is_uid(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[0-9][0-9.]{0,63}", value) is not None
 
 
-def _headers(volume: Volume, details: Mapping[str, Any]) -> dict[str, Dataset]:
+def _headers(details: Mapping[str, Any]) -> dict[str, Dataset]:
     """The header of each cited object by its SOPInstanceUID."""
     headers: dict[str, Dataset] = {}
     wanted = [uid for _, uid, _ in details["references"]]
-    locations = details["locations"] if "locations" in details else _search(volume, wanted)
-    for uid, location in zip(wanted, locations, strict=True):
+    for uid, location in zip(wanted, details["locations"], strict=True):
         if uid not in headers:
             headers[uid] = _header(location)
             if str(headers[uid].get("SOPInstanceUID")) != uid:
                 raise _changed()
     return headers
-
-
-def _search(volume: Volume, wanted: Sequence[str]) -> list[Location]:
-    """TEMPORARY until the reader says where objects lie."""
-    from medgen.io.walk import walk
-
-    found: dict[str, Location] = {}
-    for name in volume.provenance.sources:
-        path = Path(name)
-        for file in walk(path) if path.is_dir() else [path]:
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    places = [Location(file, m) for m in archive.namelist()]
-            else:
-                places = [Location(file)]
-            for place in places:
-                try:
-                    found.setdefault(str(_header(place).get("SOPInstanceUID")), place)
-                except InputError:
-                    continue
-    return [found[uid] for uid in wanted]
 
 
 def _header(location: Location) -> Dataset:
@@ -314,8 +296,7 @@ def _planes(
         header = headers[uid]
         own = _position(header, number)
         placed = placed or own is not None
-        size = (_number(header, "Columns", 0), _number(header, "Rows", 0))
-        same = size == volume.geometry.shape[:2]
+        same = (_number(header, "Columns", 0), _number(header, "Rows", 0)) == _size(volume)
         # The grid is the even stack nearest to the slices; the object says where this one is. A
         # mosaic's own position is that of the whole sheet, far from its tiles.
         if own is not None and same and np.linalg.norm(own - origin) < 0.5:
@@ -324,6 +305,13 @@ def _planes(
         frame = number if multiframe else None
         planes.append(Plane(Reference(_class(class_uid, header), uid, frame), origin, same))
     return tuple(planes), placed
+
+
+def _size(volume: Volume) -> tuple[int, int]:
+    """Columns and rows of a source picture; a resampled volume may be larger."""
+    slices = volume.provenance.details["dicom"].get("slices")
+    columns, rows = volume.geometry.shape[:2] if slices is None else slices.size
+    return int(columns), int(rows)
 
 
 def _class(class_uid: str, header: Dataset) -> str:
