@@ -174,7 +174,7 @@ def garbage_beside(folder: Path, seed: int) -> Hostile:
     planes, objects = _scan(seed)
     save_all(objects, folder)
     _rubbish(folder, seed)
-    return Hostile(folder, images=(truth(planes),), foreign=5)
+    return Hostile(folder, images=(truth(planes),), aside={"damaged": 1}, foreign=4)
 
 
 def _rubbish(folder: Path, seed: int) -> None:

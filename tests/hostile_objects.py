@@ -185,6 +185,7 @@ class Hostile:
         aside: Regular expression of the reason, and number of objects, of what lies beside it.
         foreign: Files that are no DICOM.
         needs_pixels: Whether headers alone do not show the damage.
+        units: To be asked for when reading; None for those in the objects.
     """
 
     folder: Path
@@ -194,6 +195,7 @@ class Hostile:
     aside: dict[str, int] = field(default_factory=dict)
     foreign: int = 0
     needs_pixels: bool = False
+    units: Literal["SUVbw"] | None = None
 
     @property
     def volumes(self) -> tuple[Array, ...]:

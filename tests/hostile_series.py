@@ -242,7 +242,9 @@ def derived(folder: Path, seed: int) -> Hostile:
         for d in objects:
             d.ImageType = kind
         save_all(objects, folder / series)
-    return Hostile(folder, images=(truth(planes),), aside={"derived.*ADC": 12, "derived.*MPR": 12})
+    return Hostile(
+        folder, images=(truth(planes),), aside={"derived.*ADC": 12, "derived.*reformat": 12}
+    )
 
 
 def secondary_capture(seed: int) -> Dataset:
@@ -313,6 +315,8 @@ def only_a_capture(folder: Path, seed: int) -> Hostile:
 def pet(correction: str, missing: str = "") -> Callable[[Path, int], Hostile]:
     """PET in Bq/ml with what SUVbw needs (or all but one), and a slope of its own per slice.
 
+    The truth is in SUVbw, by the pseudo-code of QIBA.
+
     With START the dose decays from injection (09:15) to the series (10:15): 3600 s.
     """
 
@@ -339,8 +343,8 @@ def pet(correction: str, missing: str = "") -> Callable[[Path, int], Hostile]:
             tolerance=1e-4 if known else 1e-2,
         )
         if known:
-            return Hostile(folder, images=(image,))
-        return Hostile(folder, "refused", missing or "DecayCorrection")
+            return Hostile(folder, images=(image,), units="SUVbw")
+        return Hostile(folder, "refused", missing or "DecayCorrection", units="SUVbw")
 
     return make
 
