@@ -20,10 +20,12 @@ HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "lightning_fabric")
 
 
 def test_light_commands_do_not_load_torch(scan: Path, shelf: Path, tmp_path: Path) -> None:
+    write_dicom_series(tmp_path / "archive" / "d", read(scan), seed="s")
+    shutil.copy(scan, tmp_path / "archive")
     commands = [
         ["--help"], ["--version"], ["detect-anomalies", "--help"], ["info", "--json"],
         ["models", "list"], ["models", "show", "tiny-baseline"], ["check", str(scan)],
-        ["detect-anomalies", str(scan)], ["detect-anomalies", "-o", "x", "--frame", "one"],
+        ["check", str(tmp_path / "archive")], ["detect-anomalies", str(scan)], ["detect-anomalies", "-o", "x", "--frame", "one"],
         ["no-such-command"],
         ["detect-anomalies", str(scan), "-o", str(tmp_path / "x"), "-m", "no-such-model"],
         ["detect-anomalies", str(scan), "-o", str(tmp_path / "x"), "--device", "gpu"],
@@ -116,6 +118,7 @@ def test_check_lists_series_and_goes_on_after_a_bad_path(
     absent, folder = json.loads(result.stdout)
     assert not absent["ok"]
     assert {image["series_number"] for image in folder["images"]} == {"3", "4"}
+    assert folder["summary"]["images"] == 2
 
 
 def test_info_names_versions_and_models(cli: Cli) -> None:
