@@ -10,8 +10,9 @@ import hashlib
 import hmac
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from medgen.errors import InputError
 from medgen.io.walk import Location, walk
 
 if TYPE_CHECKING:
-    from medgen.io import ImageSeries
+    from medgen.io.dicom_index import ImageSeries, SetAside
 
 Kind = Literal["dicom", "bids", "nifti"]
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -97,7 +98,12 @@ def kind_of(path: Path) -> Kind:
 
 
 def discover(
-    path: Path, kind: Kind, secret: bytes, *, progress: Callable[[int], None] | None = None
+    path: Path,
+    kind: Kind,
+    secret: bytes,
+    *,
+    whole_series: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> Found:
     """Look at the header of everything below a path.
 
@@ -105,24 +111,32 @@ def discover(
         path: A file, a folder or, for DICOM, a zip.
         kind: How to look at it, as :func:`kind_of` says.
         secret: Keys the labels of DICOM studies, so that nobody without it can link them to UIDs.
+        whole_series: Take DICOM series as they are, one entry each, whatever they hold; otherwise
+            only images, and what is none is set aside.
         progress: Called with the number of files looked at.
 
     Raises:
         InputError: Nothing in it can be read.
     """
     if kind == "dicom":
-        return _dicom(path, secret, progress)
+        return _dicom(path, secret, whole_series, progress)
     return _nifti(path, kind, progress)
 
 
-def _dicom(path: Path, secret: bytes, progress: Callable[[int], None] | None) -> Found:
+def _dicom(
+    path: Path, secret: bytes, whole_series: bool, progress: Callable[[int], None] | None
+) -> Found:
     from medgen import io
 
     archive = io.index_dicom(path, progress=progress)
     images = [_dicom_image(series, secret) for series in archive.images]
-    counts: dict[str, int] = {}
-    for entry in archive.set_aside:
-        counts[entry.reason] = counts.get(entry.reason, 0) + entry.objects
+    aside = list(archive.set_aside)
+    if whole_series:
+        images = _joined([*images, *(_other(entry, secret) for entry in aside if entry.locations)])
+        aside = [entry for entry in aside if not entry.locations]
+    counts: Counter[str] = Counter()
+    for entry in aside:
+        counts[entry.reason] += entry.objects
     notes = []
     if archive.foreign:
         notes.append(f"{archive.foreign} of {archive.files} files are not DICOM")
@@ -132,23 +146,40 @@ def _dicom(path: Path, secret: bytes, progress: Callable[[int], None] | None) ->
 
 
 def _dicom_image(series: ImageSeries, secret: bytes) -> Image:
-    patient = hashed(secret, "patient", series.patient_key or series.study_uid, 10)
-    study = f"study-{hashed(secret, 'study', series.patient_key + series.study_uid, 10)}"
-    number = re.sub(r"\D", "", series.number)[:6] or "0"
-    part = f"-part{series.part}" if series.part > 1 else ""
-    own = hashed(secret, "series", series.patient_key + series.study_uid + series.series_uid, 8)
-    label = f"{study}/series-{int(number):03d}{part}-{own}"
     words = (series.header.get("description"), series.header.get("protocol"))
     facts = {**series.header, **series.facts, "text": " ".join(str(w) for w in words if w)}
-    return Image(
-        label=label,
-        group=study,
-        patient=patient,
-        folder=label,
-        stem=None,
-        sources=series.locations,
-        facts=_with_sizes(facts, "dicom"),
-    )
+    return _labelled(series, series.part, _with_sizes(facts, "dicom"), secret)
+
+
+def _other(entry: SetAside, secret: bytes) -> Image:
+    facts = {"format": "dicom", "modality": entry.modality, "text": entry.description}
+    return _labelled(entry, 1, facts, secret)
+
+
+def _labelled(
+    series: ImageSeries | SetAside, part: int, facts: Mapping[str, Any], secret: bytes
+) -> Image:
+    """A series with labels that name nobody, and the folder for its outputs."""
+    study = series.patient_key + series.study_uid
+    group = f"study-{hashed(secret, 'study', study, 10)}"
+    number = int(re.sub(r"\D", "", series.number)[:6] or "0")
+    own = hashed(secret, "series", study + series.series_uid, 8)
+    label = f"{group}/series-{number:03d}-{own}" + (f"-part{part}" if part > 1 else "")
+    patient = hashed(secret, "patient", series.patient_key or series.study_uid, 10)
+    return Image(label, group, patient, label, None, series.locations, facts)
+
+
+def _joined(images: list[Image]) -> list[Image]:
+    """One entry per series: its parts, and what of it would be set aside, belong together."""
+    series: dict[str, Image] = {}
+    for image in images:
+        label = re.sub(r"-part\d+$", "", image.label)
+        known = series.get(label)
+        sources = (*known.sources, *image.sources) if known else image.sources
+        series[label] = replace(
+            known or image, label=label, folder=label, sources=tuple(sorted(set(sources), key=str))
+        )
+    return list(series.values())
 
 
 def hashed(secret: bytes, purpose: str, text: str, digits: int) -> str:

@@ -81,7 +81,10 @@ class Pipeline(Config):
         "(in BIDS: of each session; in a folder of NIfTI: of each file)",
     )
     images: Selection = Field(default_factory=Selection, description="Which images to take.")
-    task: Annotated[Detect | Deidentify | Convert, Field(discriminator="name")]
+    task: Annotated[
+        Detect | Deidentify | Convert,
+        Field(discriminator="name", description="What to do with each case."),
+    ]
     timeout_minutes: float = Field(
         30.0, gt=0, description="A case that takes longer is stopped and recorded as failed."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 import shutil
@@ -18,8 +19,8 @@ from medgen.batch.cluster import Layout, existing_cluster, lay_out, local_cluste
 from medgen.batch.discover import Found, Image, Kind, discover, hashed, kind_of, secret_of
 from medgen.batch.engine import Engine
 from medgen.batch.estimate import case_memory_gb
-from medgen.batch.ledger import Entry, Ledger, all_entries, now
-from medgen.batch.pipeline import Convert, Detect, Pipeline, load_pipeline
+from medgen.batch.ledger import Entry, Ledger, State, all_entries, now
+from medgen.batch.pipeline import Convert, Deidentify, Detect, Pipeline, load_pipeline
 from medgen.batch.plan import Case, Considered, bids_name, check_for, choose, reconcile
 from medgen.batch.publish import discard, publish
 from medgen.batch.shards import HIDDEN, Shard, locked
@@ -55,6 +56,7 @@ class Options:
         max_memory_gb: Most memory to use in all; 80 % of what is free when None.
         seed: Seed of every case.
         keep_ids: Write what identifies the patients into the summary.
+        key: Secret of the de-identification; made from the run's own when None.
     """
 
     pipeline: Path
@@ -71,6 +73,7 @@ class Options:
     max_memory_gb: float | None = None
     seed: int = 0
     keep_ids: bool = False
+    key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -126,7 +129,10 @@ def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
     free = options.max_memory_gb or default_memory_gb()
     package = _package(pipeline)
     check = check_for(pipeline, free)
-    found = discover(options.source, kind, secret, progress=watcher.looked_at)
+    found = discover(
+        options.source, kind, secret, whole_series=isinstance(pipeline.task, Deidentify),
+        progress=watcher.looked_at,
+    )  # fmt: skip
     cases, verdicts = choose(found, pipeline, check)
     known = all_entries(options.output) if options.output.is_dir() else {}
     mine = [case for case in cases if options.shard.holds(case.id)]
@@ -246,11 +252,12 @@ def _entry(planned: Entry, job: Job, outcome: Outcome, folder: str) -> Entry:
             finished=now(),
         )  # fmt: skip
     reason, hint = outcome.reason, outcome.hint
+    state: State = "skipped" if outcome.state == "skipped" else "failed"
     if outcome.state == "memory":
         reason = f"{reason}, {job.attempt} times, each with less memory"
         hint = "Use fewer --workers or a machine with more memory, and --retry-failed."
     return replace(
-        planned, state="failed", attempts=attempts, reason=reason, hint=hint,
+        planned, state=state, attempts=attempts, reason=reason, hint=hint,
         seconds=round(outcome.seconds, 3), finished=now(),
     )  # fmt: skip
 
@@ -291,7 +298,7 @@ def _job(options: Options, plan: Plan, case: Case, secret: bytes) -> Job:
         device=options.device,
         seed=options.seed,
         memory_gb=memory / (plan.layout.lanes if plan.layout else 1),
-        key=bytes.fromhex(hashed(secret, "key", "de-identification", 64)),
+        key=options.key or bytes.fromhex(hashed(secret, "key", "de-identification", 64)),
         patient=case.image.patient,
         facts={k: v for k, v in case.image.facts.items() if k not in ("path", "blocking")},
     )
@@ -362,13 +369,14 @@ def _same_run(
         "model_sha256": package.sha256 if package else "",
         "kind": kind,
         "seed": str(options.seed),
+        "key": hashlib.sha256(options.key).hexdigest()[:16] if options.key else "",
         "medgen": version("medgen"),
     }
     before = ledger.meta()
     if before and not options.resume and not options.overwrite:
         msg = f"{options.output} holds a run already"
         raise InputError(msg, "Choose another folder with -o, or leave out --no-resume to go on.")
-    identity = ("pipeline", "pipeline_sha256", "model_sha256", "kind", "seed")
+    identity = ("pipeline", "pipeline_sha256", "model_sha256", "kind", "seed", "key")
     changed = [key for key in identity if before and before.get(key) != facts[key]]
     if changed and not options.overwrite:
         what = ", ".join(key.replace("_sha256", "") for key in changed)

@@ -18,8 +18,9 @@ from medgen.batch.bids import sidecar_facts, write_sidecars
 from medgen.batch.cluster import DEVICE_OF_WORKER
 from medgen.batch.pipeline import Convert, Deidentify, Detect
 from medgen.batch.thumbnail import write_thumbnail
-from medgen.batch.work import Job
+from medgen.batch.work import Job, Skip
 from medgen.devices import resolve_device
+from medgen.errors import InputError
 from medgen.io.walk import Location, opened
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _COMPUTING = threading.Lock()
 _WRITING = threading.Lock()
 # A retry after running out of memory gets this part of what the network may use beyond the scan.
 SMALLER = 0.5
+DEIDENTIFICATION = "deidentification.json"
 
 
 def verb_of(job: Job) -> Callable[[Job, Path], tuple[dict[str, Any], str]]:
@@ -135,11 +137,29 @@ def _flags(job: Job) -> list[str]:
 
 def deidentify(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
     """Write the objects of one series again without what identifies the patient."""
-    from medgen.io.deidentify import deidentify_objects
+    from medgen.io.deidentify import Delivery
+    from medgen.io.dicom_archive import Zips
+    from medgen.tasks.detect_files import write_json
 
     assert isinstance(job.task, Deidentify)
-    report = deidentify_objects(job.sources, draft, job.task.profile, key=job.key)
-    return {"values": report, "flags": [], "outputs": {}}, hash_sources(job.sources)
+    delivery = Delivery(draft, job.task.profile, job.key, tree=False)
+    with Zips() as zips:
+        for location in job.sources:
+            delivery.add(location, zips)
+    report = delivery.report()
+    reasons = sorted({entry["reason"] for entry in report["set_aside"]})
+    if not delivery.written:
+        if delivery.damaged:
+            raise InputError(f"no object could be read: {'; '.join(reasons)}")
+        raise Skip(f"set aside: {'; '.join(reasons)}")
+    write_json(draft / DEIDENTIFICATION, report)
+    aside = sum(entry["objects"] for entry in report["set_aside"])
+    result = {
+        "values": {"objects": delivery.written, "set_aside": aside},
+        "flags": [f"set aside: {reason}" for reason in reasons],
+        "outputs": {path.name: path.name for path in draft.iterdir()},
+    }
+    return result, hash_sources(job.sources)
 
 
 def convert(job: Job, draft: Path) -> tuple[dict[str, Any], str]:

@@ -61,13 +61,17 @@ class Job:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+class Skip(Exception):
+    """Nothing went wrong, but there is nothing to do for this case; says why."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a try went.
 
     Attributes:
-        state: ``done``; ``failed`` for good; ``memory`` (try again with less); ``disk`` (full: the
-            whole run must stop).
+        state: ``done``; ``skipped``; ``failed`` for good; ``memory`` (try again with less);
+            ``disk`` (full: the whole run must stop).
         reason: Why it failed, in words for people.
         hint: What to do about it.
         detail: Where in the program an unexpected error happened.
@@ -77,7 +81,7 @@ class Outcome:
         seconds: Time the worker took.
     """
 
-    state: Literal["done", "failed", "memory", "disk"]
+    state: Literal["done", "skipped", "failed", "memory", "disk"]
     reason: str | None = None
     hint: str | None = None
     detail: str | None = None
@@ -102,6 +106,9 @@ def work(job: Job) -> Outcome:
                 flush(path)
         seconds = time.perf_counter() - start
         return Outcome("done", None, None, None, str(draft), result, digest, seconds)
+    except Skip as reason:
+        shutil.rmtree(draft, ignore_errors=True)
+        return Outcome("skipped", str(reason), seconds=time.perf_counter() - start)
     except Exception as error:
         shutil.rmtree(draft, ignore_errors=True)
         return _failure(job, error, time.perf_counter() - start)

@@ -113,6 +113,13 @@ def run(
             help="Write patient IDs, study UIDs and source paths into the summary.",
         ),
     ] = False,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Key for de-identification, as of **medgen deidentify**; else one of this run.",
+            metavar="FILE",
+        ),
+    ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -131,6 +138,7 @@ def run(
         pipeline, archive, output, input_kind=input_kind, device=device, workers=workers,
         scheduler=scheduler, shard=shard, resume=resume, retry_failed=retry_failed,
         overwrite=overwrite, max_memory=max_memory, seed=seed, keep_ids=keep_ids,
+        key_file=key_file,
     )  # fmt: skip
     start = time.monotonic()
     with _watching() as watcher:
@@ -240,7 +248,11 @@ def _options(pipeline: Path, archive: Path, output: Path, **wishes: Any) -> Opti
     from medgen.batch.run import Options
     from medgen.batch.shards import Shard, parse_shard
 
-    text = wishes.pop("shard", None)
+    text, key_file = wishes.pop("shard", None), wishes.pop("key_file", None)
+    if key_file is not None:
+        from medgen.io.deidentify import read_key
+
+        wishes["key"] = read_key(key_file)
     return Options(
         pipeline=pipeline, source=archive, output=output,
         shard=parse_shard(text) if text else Shard(), kind=wishes.pop("input_kind"),

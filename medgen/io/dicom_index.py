@@ -57,6 +57,8 @@ class SetAside:
         series_uid: SeriesInstanceUID, or "".
         number: SeriesNumber, or "".
         description: SeriesDescription, or "".
+        patient_key: As of :class:`ImageSeries`.
+        locations: Where they lie; empty for what could not be opened.
     """
 
     reason: str
@@ -66,6 +68,8 @@ class SetAside:
     series_uid: str
     number: str
     description: str
+    patient_key: str = ""
+    locations: tuple[Location, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,8 @@ def _aside(series: Series) -> SetAside:
         series.uid,
         series.number,
         series.description,
+        series.patient_key,
+        tuple(instance.location for instance in series.instances),
     )
 
 
