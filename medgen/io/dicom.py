@@ -70,12 +70,13 @@ def read_dicom(
             _refuse_unsupported(chosen)
             stack = arrange(slices_of(chosen.instances))
         index = choose_frame(named, len(stack.frames), frame)
-        voxels, padding = voxels_of(stack.frames[index], named)
-    if padding is not None:
-        _darken(voxels, padding)
-    refuse_unusable(voxels, named, allow_constant=allow_constant)
-    voxels = _gridded(voxels, stack)
-    volume = Volume(voxels, stack.geometry, _provenance(source, chosen, stack, index))
+        read = voxels_of(stack.frames[index], named)
+    refuse_unusable(read.array, named, allow_constant=allow_constant, limits=read.limits)
+    if read.padding is not None:
+        _darken(read.array, read.padding)
+    volume = Volume(
+        _gridded(read.array, stack), stack.geometry, _provenance(source, chosen, stack, index)
+    )
     if units is None:
         return volume
     with _about(named):
@@ -155,7 +156,7 @@ def facts_of(series: Series, named: str) -> dict[str, Any]:
     """Header facts of one image (see :func:`medgen.io.describe`)."""
     header = series.first
     bits, signed = int(header.get("BitsAllocated") or 0), header.get("PixelRepresentation")
-    syntaxes = {i.transfer_syntax for i in series.instances if i.transfer_syntax}
+    syntaxes = {i.transfer_syntax for i in series.instances}
     facts: dict[str, Any] = {
         "path": named, "kind": "dicom", "modality": text(header, "Modality"),
         "shape": (int(header.Columns), int(header.Rows)),

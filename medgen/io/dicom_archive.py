@@ -10,7 +10,7 @@ import io
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -208,9 +208,7 @@ def _parsed(location: Location, zips: Zips) -> Instance | None:
         instance = parse(location, lambda: zips.open(location, _HEADER_BYTES))
         at = instance.pixels_at if instance else None
         if instance is not None and at is not None and at < _HEADER_BYTES - 4:
-            return Instance(
-                instance.header, location, whole, instance.has_pixels, at, instance.patient_key
-            )
+            return replace(instance, open=whole)
     return parse(location, whole)
 
 

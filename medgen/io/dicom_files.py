@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pydicom
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import BaseTag, Tag
@@ -30,6 +30,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from medgen.io.dicom_header import Wanted, read_plain_header
 from medgen.io.walk import Location
 
 # What the first bytes of a file must show before anything else of it is read.
@@ -59,13 +60,18 @@ HEADER_KEYWORDS = [
     "ScanningSequence", "ContrastBolusAgent", "Manufacturer", "ManufacturerModelName",
     "MagneticFieldStrength", "PatientID", "IssuerOfPatientID",
 ]  # fmt: skip
-_TAGS: list[BaseTag] = [Tag(tag_for_keyword(word) or 0) for word in HEADER_KEYWORDS]
-_TAGS += [Tag(tag) for tag, _ in PRIVATE_TAGS.values()]
-_TAGS += [Tag(tag >> 16, 0x0010) for tag, _ in PRIVATE_TAGS.values()]
 _INTEGERS = {
     "SeriesNumber", "InstanceNumber", "AcquisitionNumber", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
 }  # fmt: skip
+_TAGS: list[BaseTag] = [Tag(tag_for_keyword(word) or 0) for word in HEADER_KEYWORDS]
+_TAGS += [Tag(tag) for tag, _ in PRIVATE_TAGS.values()]
+_TAGS += [Tag(tag >> 16, 0x0010) for tag, _ in PRIVATE_TAGS.values()]
+_WANTED = Wanted(
+    frozenset([*map(int, _TAGS), int(Tag("SpecificCharacterSet"))]),
+    frozenset(int(tag) for tag in _TAGS if not tag.is_private and dictionary_VR(tag) == "SQ"),
+    frozenset(tag_for_keyword(word) or 0 for word in _INTEGERS),
+)
 # What a damaged file makes the parser raise.
 UNREADABLE = (
     InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError,
@@ -79,9 +85,10 @@ class Instance:
     """One DICOM object: its header, without pixels, and how to open it again.
 
     Attributes:
-        header: Tags of :data:`HEADER_KEYWORDS` but the patient's, and the file meta information.
+        header: Tags of :data:`HEADER_KEYWORDS` but the patient's.
         location: The file or the member of a zip that holds it.
         open: Opens the whole object for reading.
+        transfer_syntax: UID of how values and pixels are stored.
         has_pixels: Whether pixels follow the header.
         pixels_at: Byte at which the element of the pixels begins; None in a deflated object.
         patient_key: A digest of the patient's number, for telling patients apart; "" without one.
@@ -90,15 +97,10 @@ class Instance:
     header: Dataset
     location: Location
     open: Callable[[], BinaryIO]
+    transfer_syntax: str
     has_pixels: bool
     pixels_at: int | None
     patient_key: str
-
-    @property
-    def transfer_syntax(self) -> str | None:
-        """UID of how pixels are stored, if the file says."""
-        uid = getattr(self.header, "file_meta", Dataset()).get("TransferSyntaxUID")
-        return str(uid) if uid else None
 
     @property
     def frames(self) -> int:
@@ -150,6 +152,15 @@ def parse(location: Location, opener: Callable[[], BinaryIO]) -> Instance | None
     """The header of an object that :func:`looks_like_dicom`, or None if it cannot be read."""
     try:
         with quiet(), opener() as stream:
+            plain = read_plain_header(stream, _WANTED)
+            if plain is not None:
+                if "SOPClassUID" not in plain.header and "Rows" not in plain.header:
+                    return None
+                return Instance(
+                    plain.header, location, opener, plain.transfer_syntax, plain.has_pixels,
+                    plain.pixels_at, _patient_key(plain.header),
+                )  # fmt: skip
+            stream.seek(0)
             marked = stream.read(PREAMBLE_BYTES)[128:] == b"DICM"
             stream.seek(0)
             header = pydicom.dcmread(
@@ -164,10 +175,10 @@ def parse(location: Location, opener: Callable[[], BinaryIO]) -> Instance | None
     except UNREADABLE:
         return None
     # A deflated object is unpacked as a whole, so what follows the header cannot be seen from here.
-    syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
+    syntax = str(header.file_meta.TransferSyntaxUID)
     deflated = syntax == DeflatedExplicitVRLittleEndian
     return Instance(
-        header, location, opener,
+        header, location, opener, syntax,
         has_pixels=deflated or rest[:2] in (b"\xe0\x7f", b"\x7f\xe0"),
         pixels_at=None if deflated else pixels_at,
         patient_key=_patient_key(header),
@@ -210,7 +221,7 @@ def _patient_key(header: Dataset) -> str:
 
 def pixels_of(instance: Instance) -> Dataset:
     """The whole object, pixels included (not yet decoded)."""
-    with quiet(), instance.open() as stream:
+    with instance.open() as stream:
         dataset = pydicom.dcmread(io.BytesIO(stream.read()), force=True)
         _complete(dataset)
         return dataset

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, iter_pixels
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -28,65 +31,73 @@ _THREADS = 4
 _EXPORT_AGAIN = "Copy or export the series again."
 
 
-def voxels_of(
-    slices: Sequence[Slice], named: str
-) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-    """Real-world values of one stack.
+@dataclass(frozen=True)
+class Voxels:
+    """The real-world values of one stack.
+
+    Attributes:
+        array: ``(C, columns, rows, slices)``, float32.
+        padding: Where nothing was measured (``PixelPaddingValue`` of CT), without C; None if
+            something was everywhere.
+        limits: The smallest and the largest value.
+    """
+
+    array: NDArray[np.float32]
+    padding: NDArray[np.bool_] | None
+    limits: tuple[float, float]
+
+
+def voxels_of(slices: Sequence[Slice], named: str) -> Voxels:
+    """Read and decode one stack.
 
     Args:
         slices: In the order of the last axis, all of one size.
         named: What errors call the source.
 
-    Returns:
-        Voxels ``(C, columns, rows, slices)``, and where there are none (``PixelPaddingValue`` of
-        CT), of the same shape without C, or None.
-
     Raises:
         InputError: Pixels that are missing, damaged or cannot be decoded.
     """
-    first = slices[0]
-    stack: dict[str, NDArray[Any]] = {}
+    size = slices[0].size
+    # Slice by slice in memory, so that each picture is written in one piece.
+    shape = (_channels(slices[0], named), len(slices), size[1], size[0])
+    pictures = np.empty(shape, np.float32)
+    padding = np.zeros(shape[1:], bool) if _may_be_padded(slices) else None
+    limits = np.empty((len(slices), 2))
     # Slices of one object are decoded one after the other, objects at the same time.
     objects: dict[Instance, list[int]] = {}
     for place, item in enumerate(slices):
         objects.setdefault(item.instance, []).append(place)
 
-    def channels(count: int) -> NDArray[np.float32]:
-        # Slice by slice in memory, so that each picture is written in one piece.
-        shape = (count, len(slices), first.size[1], first.size[0])
-        return np.empty(shape, np.float32).transpose(0, 3, 2, 1)
-
     def fill(instance: Instance, places: list[int]) -> None:
-        items = [slices[place] for place in places]
-        for place, (picture, padding) in zip(
-            places, _pictures(instance, items, named), strict=True
-        ):
-            if picture.ndim == 2:
-                stack["voxels"][0, :, :, place] = picture.T
-            else:
-                stack["voxels"][..., place] = picture.transpose(2, 1, 0)
-            if padding is not None:
-                stack["padding"][..., place] = padding.T
+        with _explained(instance, named):
+            stored = _stored(instance, [slices[place] for place in places], named)
+            for place, (picture, header) in zip(places, stored, strict=True):
+                out = pictures[:, place]
+                if picture.ndim == 3:
+                    out[...] = picture.transpose(2, 0, 1)
+                else:
+                    missing = real_values(picture, slices[place], header, out[0])
+                    if padding is not None and missing is not None:
+                        padding[place] = missing
+                limits[place] = out.min(), out.max()
 
-    work = iter(objects.items())
-    instance, places = next(work)
-    colours = _channels(instance, [slices[place] for place in places[:1]], named)
-    stack["voxels"] = channels(colours)
-    if _may_be_padded(slices):
-        stack["padding"] = np.zeros(stack["voxels"].shape[1:], bool, order="F")
-    fill(instance, places)
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
-        for done in [threads.submit(fill, *entry) for entry in work]:
+    with quiet(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+        for done in [threads.submit(fill, *entry) for entry in objects.items()]:
             done.result()
-    padding = stack.get("padding")
-    return stack["voxels"], padding if padding is not None and padding.any() else None
+    return Voxels(
+        pictures.transpose(0, 3, 2, 1),
+        padding.T if padding is not None and padding.any() else None,
+        (float(limits[:, 0].min()), float(limits[:, 1].max())),
+    )
 
 
-def _channels(instance: Instance, items: list[Slice], named: str) -> int:
+def _channels(item: Slice, named: str) -> int:
     """1 for grey values, 3 for colour."""
-    if int(instance.header.get("SamplesPerPixel") or 1) == 1 and _plain(instance) is not None:
+    header = item.instance.header
+    if str(header.get("PhotometricInterpretation") or "").startswith("MONOCHROME"):
         return 1
-    picture, _ = next(_pictures(instance, items, named))
+    with quiet(), _explained(item.instance, named):
+        picture, _ = next(_stored(item.instance, [item], named))
     return 1 if picture.ndim == 2 else int(picture.shape[2])
 
 
@@ -97,23 +108,27 @@ def _may_be_padded(slices: Sequence[Slice]) -> bool:
     )
 
 
-Picture = tuple[NDArray[Any], NDArray[np.bool_] | None]
+@contextmanager
+def _explained(instance: Instance, named: str) -> Iterator[None]:
+    """What a decoder raises, as an error about the object."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise _broken(named, instance) from error
 
 
-def _pictures(instance: Instance, items: Sequence[Slice], named: str) -> Iterator[Picture]:
-    """Each slice ``(rows, columns)`` or ``(rows, columns, 3)`` in real units, and its padding."""
+def _stored(
+    instance: Instance, items: Sequence[Slice], named: str
+) -> Iterator[tuple[NDArray[Any], Dataset]]:
+    """Stored values of each slice, or colours ``(rows, columns, 3)``; and what explains them."""
     if not instance.has_pixels:
         raise without_pixels(instance, named)
     plain = _plain(instance)
-    try:
-        if plain is not None:
-            for item, stored in zip(items, _read_plain(instance, items, plain), strict=True):
-                yield real_values(stored_values(stored, instance.header), item, instance.header)
-            return
-        with quiet():
-            yield from _decoded(instance, items, named)
-    except UNREADABLE as error:
-        raise _broken(named, instance) from error
+    if plain is None:
+        yield from _decoded(instance, items, named)
+        return
+    for stored in _read_plain(instance, items, plain):
+        yield stored_values(stored, instance.header), instance.header
 
 
 def _plain(instance: Instance) -> tuple[int, np.dtype[Any]] | None:
@@ -170,26 +185,25 @@ def _tile(picture: NDArray[Any], item: Slice) -> NDArray[Any]:
     return picture[row : row + item.size[1], column : column + item.size[0]]
 
 
-def _decoded(instance: Instance, items: Sequence[Slice], named: str) -> Iterator[Picture]:
+def _decoded(
+    instance: Instance, items: Sequence[Slice], named: str
+) -> Iterator[tuple[NDArray[Any], Dataset]]:
     """Frames that pydicom decodes."""
     dataset = pixels_of(instance)
     if not any(keyword in dataset for keyword in _PIXELS):
         raise without_pixels(instance, named)
-    colour = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    encapsulated = UID(instance.transfer_syntax or "")
-    native = not (encapsulated.is_transfer_syntax and encapsulated.is_compressed)
+    palette = str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR"
+    syntax = UID(instance.transfer_syntax)
+    native = not (syntax.is_transfer_syntax and syntax.is_compressed)
     indices = sorted({item.number for item in items})
     frames = dict(zip(indices, iter_pixels(dataset, indices=indices), strict=True))
     for item in items:
         stored = _tile(frames[item.number], item)
-        if colour == "PALETTE COLOR":
+        if palette:
             stored = apply_color_lut(stored, dataset)
-        if stored.ndim == 3:
-            yield stored, None
-            continue
-        if native:
+        elif native and stored.ndim == 2:  # decoders of compressed pixels know which bits count
             stored = stored_values(stored, dataset)
-        yield real_values(stored, item, dataset)
+        yield stored, dataset
 
 
 def without_pixels(instance: Instance, named: str) -> InputError:
@@ -201,7 +215,7 @@ def without_pixels(instance: Instance, named: str) -> InputError:
 
 def _broken(named: str, instance: Instance) -> InputError:
     """The error for pixels that cannot be decoded; says what each decoder lacks."""
-    syntax = UID(instance.transfer_syntax or "")
+    syntax = UID(instance.transfer_syntax)
     if not syntax.is_transfer_syntax or not syntax.is_compressed:
         return InputError(
             f"{named}: the pixel data of {instance} is damaged or incomplete", _EXPORT_AGAIN

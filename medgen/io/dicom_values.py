@@ -34,9 +34,9 @@ def stored_values(values: NDArray[Any], header: Dataset) -> NDArray[Any]:
 
 
 def real_values(
-    stored: NDArray[Any], item: Slice, header: Dataset
-) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Real-world values, and where there are none.
+    stored: NDArray[Any], item: Slice, header: Dataset, out: NDArray[np.float32]
+) -> NDArray[np.bool_] | None:
+    """Write real-world values; return where there are none.
 
     The modality table or the rescale slope and intercept of the frame; where there is neither, its
     real world value map. MONOCHROME1 is turned round first, so that bright is high.
@@ -45,49 +45,53 @@ def real_values(
         stored: ``(rows, columns)``.
         item: The slice.
         header: Of the object, with a modality table if it has one.
+        out: Receives the values, ``(rows, columns)``.
     """
     padding = _padding(stored, header)
     if str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1":
         stored = _inverted(stored, header)
     if "ModalityLUTSequence" in header:
-        return apply_modality_lut(stored, header), padding
+        out[...] = apply_modality_lut(stored, header)
+        return padding
     for group in item.groups:
         items = group.get("PixelValueTransformationSequence")
         found = items[0] if items else group
         if found.get("RescaleSlope") not in (None, ""):
-            return _line(stored, found.RescaleSlope, found.get("RescaleIntercept")), padding
+            _line(stored, found.RescaleSlope, found.get("RescaleIntercept"), out)
+            return padding
     if header.get("RescaleSlope") not in (None, ""):
-        return _line(stored, header.RescaleSlope, header.get("RescaleIntercept")), padding
+        _line(stored, header.RescaleSlope, header.get("RescaleIntercept"), out)
+        return padding
     for group in (*item.groups, header):
         maps = group.get("RealWorldValueMappingSequence")
         if maps:
-            return _mapped(stored, maps[0]), padding
-    return stored, padding
+            _mapped(stored, maps[0], out)
+            return padding
+    out[...] = stored
+    return padding
 
 
-def _line(stored: NDArray[Any], slope: Any, intercept: Any) -> NDArray[Any]:
+def _line(stored: NDArray[Any], slope: Any, intercept: Any, out: NDArray[np.float32]) -> None:
     a, b = float(slope), float(intercept or 0.0)
     if (a, b) == (1.0, 0.0):
-        return stored
-    if stored.dtype.itemsize <= 2 and a.is_integer() and b.is_integer() and abs(a) + abs(b) < 2**14:
-        # As exact as double precision for 16 bits, and twice as fast.
-        return stored.astype(np.float32) * np.float32(a) + np.float32(b) if a == 1 else (
-            stored * np.float64(a) + b
-        )  # fmt: skip
-    return stored * np.float64(a) + b
+        out[...] = stored
+    elif a == 1 and b.is_integer() and abs(b) < 2**23 and stored.dtype.itemsize <= 2:
+        np.add(stored, np.float32(b), dtype=np.float32, out=out)  # exact, and fast
+    else:
+        out[...] = stored * np.float64(a) + b
 
 
-def _mapped(stored: NDArray[Any], mapping: Dataset) -> NDArray[Any]:
+def _mapped(stored: NDArray[Any], mapping: Dataset, out: NDArray[np.float32]) -> None:
     """A real world value map: a line or a table."""
     table = mapping.get("RealWorldValueLUTData")
     if table is not None and len(table):
         first = int(mapping.get("RealWorldValueFirstValueMapped") or 0)
         place = np.clip(stored.astype(np.int64) - first, 0, len(table) - 1)
-        return np.asarray(table, dtype=np.float64)[place]
+        out[...] = np.asarray(table, dtype=np.float64)[place]
+        return
     slope = mapping.get("RealWorldValueSlope")
-    if slope in (None, ""):
-        return stored
-    return _line(stored, slope, mapping.get("RealWorldValueIntercept"))
+    slope = 1.0 if slope in (None, "") else slope
+    _line(stored, slope, mapping.get("RealWorldValueIntercept"), out)
 
 
 def _inverted(stored: NDArray[Any], header: Dataset) -> NDArray[Any]:
@@ -99,11 +103,23 @@ def _inverted(stored: NDArray[Any], header: Dataset) -> NDArray[Any]:
 
 def _padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
     """Where CT holds the value that means "nothing measured here" (PS3.3 C.7.5.1.1.2)."""
-    value = header.get("PixelPaddingValue")
-    if header.get("Modality") != "CT" or not isinstance(value, int):
+    value = _like_pixels(header, "PixelPaddingValue")
+    if header.get("Modality") != "CT" or value is None:
         return None
-    limit = header.get("PixelPaddingRangeLimit")
-    low, high = sorted((value, limit if isinstance(limit, int) else value))
+    limit = _like_pixels(header, "PixelPaddingRangeLimit")
+    low, high = sorted((value, value if limit is None else limit))
     if low == high:
         return np.asarray(stored == low)
     return np.asarray((stored >= low) & (stored <= high))
+
+
+def _like_pixels(header: Dataset, keyword: str) -> int | None:
+    """A value of the pixels' type, which implicit objects leave open and writers get wrong."""
+    value = header.get(keyword)
+    signed = bool(header.get("PixelRepresentation"))
+    if isinstance(value, bytes):
+        value = int.from_bytes(value[:2], "little") if len(value) >= 2 else None
+    if not isinstance(value, int):
+        return None
+    bits = int(header.get("BitsAllocated") or 16)
+    return value - 2**bits if signed and value >= 2 ** (bits - 1) else value

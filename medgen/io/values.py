@@ -13,7 +13,11 @@ from medgen.errors import InputError
 
 
 def refuse_unusable(
-    voxels: NDArray[Any], path: str | Path, *, allow_constant: bool = False
+    voxels: NDArray[Any],
+    path: str | Path,
+    *,
+    allow_constant: bool = False,
+    limits: tuple[Any, Any] | None = None,
 ) -> None:
     """Raise if voxels are not finite, or all the same.
 
@@ -21,24 +25,23 @@ def refuse_unusable(
         voxels: Array of any shape.
         path: Named in the error.
         allow_constant: True for masks, where "nothing marked" is an answer.
+        limits: Smallest and largest voxel, if they are known already.
 
     Raises:
         InputError: Says how many voxels are NaN or infinite, or which value fills the image.
     """
-    if voxels.dtype.kind == "f":
-        # A finite sum means finite voxels; counting is for the rare case.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspicious = not np.isfinite(voxels.sum(dtype=np.float64))
-        if suspicious:
-            nan = int(np.isnan(voxels).sum())
-            infinite = int(np.isinf(voxels).sum())
-            if nan or infinite:
-                raise InputError(
-                    f"{path} holds {nan} NaN and {infinite} infinite of {voxels.size} voxels; "
-                    "every voxel must be a number",
-                    "Replace them (for example by 0 outside the body) and try again.",
-                )
-    if not allow_constant and voxels.size and voxels.min() == voxels.max():
+    if limits is None:
+        limits = (voxels.min(), voxels.max()) if voxels.size else (0, 1)
+    # Both are finite if all voxels are.
+    if not np.isfinite(limits).all():
+        nan = int(np.isnan(voxels).sum())
+        infinite = int(np.isinf(voxels).sum())
+        raise InputError(
+            f"{path} holds {nan} NaN and {infinite} infinite of {voxels.size} voxels; "
+            "every voxel must be a number",
+            "Replace them (for example by 0 outside the body) and try again.",
+        )
+    if not allow_constant and limits[0] == limits[1]:
         value = voxels.flat[0]
         raise InputError(
             f"{path} is {'empty' if value == 0 else 'constant'}: every voxel is {value}; "
