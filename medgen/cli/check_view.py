@@ -113,7 +113,7 @@ def _details(image: Image, verbose: bool) -> Table:
     for problem in image["problems"]:
         table.add_row("[yellow]note[/]", escape(plain(problem)))
     for model in image["models"]:
-        why = escape(plain(model["why"]))
+        why = escape(plain(_without_path(image, model["why"])))
         verdict = "[green]takes it[/]" if model["takes"] else f"[red]no:[/] {why}"
         table.add_row(f"model [b]{escape(model['name'])}[/]", verdict)
     return table
@@ -317,7 +317,7 @@ def _reasons(images: Iterable[Image]) -> list[str]:
         names: dict[str, list[str]] = {}
         for model in image["models"]:
             if not model["takes"] and not image["blocking"]:
-                why = model["why"].removeprefix(f"model '{model['name']}' ")
+                why = _without_path(image, model["why"]).removeprefix(f"model '{model['name']}' ")
                 names.setdefault(why, []).append(model["name"])
         found += [(image, f"{', '.join(models)}: {why}") for why, models in names.items()]
     return _by_reason(found)

@@ -47,16 +47,14 @@ def check_source(
           can be read), images ``usable`` by each model, and objects ``set_aside`` per reason.
     """
     path = Path(path)
-    result: dict[str, Any] = {"source": str(path), "ok": False, "kind": "file"}
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {"source": str(path), "ok": False, "kind": "file", **_NOTHING}
     try:
-        found = _folder(path, progress) if path.is_dir() else _file(path)
-        if not found["images"]:
-            raise _no_image(path, found)
+        result |= _folder(path, progress) if path.is_dir() else _file(path)
+        if not result["images"]:
+            result["images"] = _pictures(path, result)
         result["ok"] = True
     except InputError as error:
         result |= {"error": error.message, "hint": error.hint}
-    result |= _NOTHING | found
     _judge(result["images"])
     return result | {"summary": _summary(result)}
 
@@ -71,7 +69,7 @@ _NOTHING: dict[str, Any] = {
 
 
 def _file(path: Path) -> dict[str, Any]:
-    """One file: an image by name, or the objects that a zip or DICOMDIR leads to.
+    """One file: an image, or the objects that a zip or DICOMDIR leads to.
 
     Raises:
         InputError: It is missing or cannot be opened.
@@ -79,17 +77,13 @@ def _file(path: Path) -> dict[str, Any]:
     try:
         images = io.describe(path)
     except InputError:
-        archive = io.index_dicom(path) if path.is_file() and path.stat().st_size else None
-        if archive is None or not archive.set_aside:
+        found = _archive(io.index_dicom(path)) if path.is_file() and path.stat().st_size else {}
+        if not found.get("set_aside"):
             raise
-        return _archive(archive)
+        return found
     if images[0]["kind"] != "dicom":
         return {"images": [{**image, "group": ""} for image in images], "files": 1}
-    found = _archive(io.index_dicom(path))
-    if found["images"]:
-        return found
-    # What an archive sets aside is an image all the same if it is named.
-    return found | {"images": [{**image, "group": ""} for image in images]}
+    return _archive(io.index_dicom(path))
 
 
 def _folder(path: Path, progress: Callable[[int], None] | None) -> dict[str, Any]:
@@ -141,20 +135,20 @@ def _archive(archive: Archive) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _no_image(path: Path, found: Mapping[str, Any]) -> InputError:
-    """Why there is nothing to work on in a place that could be searched."""
+def _pictures(path: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Pictures that an archive sets aside are images all the same where there is nothing else.
+
+    Raises:
+        InputError: There is nothing to work on.
+    """
     if found["set_aside"]:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in _reasons(found["set_aside"]).items())
-        return InputError(
-            f"{path} holds DICOM, but no image to work on: {reasons}",
-            "Name the folder of the images themselves.",
-        )
-    if found.get("failed"):
-        return InputError(
+        return [{**image, "group": ""} for image in io.describe(path)]
+    if found["failed"]:
+        raise InputError(
             f"none of the {len(found['failed'])} image files in {path} can be opened",
             "Copy or download them again.",
         )
-    return InputError(
+    raise InputError(
         f"the folder {path} holds no image: none of its {found['files']} files is DICOM, NIfTI "
         "or a picture",
         "Check the path.",
@@ -177,7 +171,7 @@ def _verdict(facts: Mapping[str, Any], model: Manifest, limit_gb: float) -> dict
         if facts["blocking"]:
             raise InputError(facts["blocking"]["error"], facts["blocking"]["hint"])
         check_facts(facts, model, limit_gb)
-        io.choose_frame("it", facts["frames"], None)
+        io.choose_frame(facts["path"], facts["frames"], None)
     except InputError as error:
         return {"name": model.name, "takes": False, "why": error.message}
     return {"name": model.name, "takes": True, "why": ""}

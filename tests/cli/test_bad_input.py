@@ -167,7 +167,7 @@ CASES: list[tuple[Callable[[Path], Path], str]] = [
     (colour, "colour"),
     (no_dicom, "no readable DICOM image"),
     (two_series, "--series"),
-    (without_pixels, "no pixel data"),
+    (without_pixels, "no image: only 20 x no pixels"),
 ]
 
 
@@ -225,7 +225,11 @@ def test_check_and_dry_run_refuse_what_the_run_refuses(
     assert dry.stderr == real.stderr
     if make in (two_series, huge):  # each series alone is fine; check has another memory limit
         return
-    (image,) = json.loads(cli("check", source, "--json").stdout)[0]["images"]
+    found = json.loads(cli("check", source, "--json").stdout)[0]
+    if make is without_pixels:  # there is no image that a model could be asked about
+        assert found["error"] in real.stderr
+        return
+    (image,) = found["images"]
     verdict = next(model for model in image["models"] if model["name"] == "tiny-baseline")
     assert not verdict["takes"]
     assert verdict["why"] in real.stderr

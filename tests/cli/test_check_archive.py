@@ -142,38 +142,42 @@ def test_a_folder_of_one_series_is_shown_in_full(cli: Cli, tmp_path: Path) -> No
 
 def test_nothing_to_work_on(cli: Cli, tmp_path: Path) -> None:
     hostile_dicom.build("only a report", tmp_path / "report")
-    hostile_dicom.build("only a localiser", tmp_path / "localiser")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("hello")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.nii").write_text("hello")
-    places = [tmp_path / name for name in ("report", "localiser", "text", "broken", "absent")]
-    result = cli("check", *places, "--json")
+    places = [tmp_path / name for name in ("report", "text", "broken", "absent")]
+    result = cli("check", *places, tmp_path / "report" / "sr.dcm", "--json")
     assert result.exit_code == 2
-    report, localiser, text, broken, absent = json.loads(result.stdout)
-    assert "1 structured report" in report["error"]
-    assert "9 localiser" in localiser["error"]
+    report, text, broken, absent, file = json.loads(result.stdout)
+    assert "structured report" in report["error"]
+    assert "structured report" in file["error"]
     assert "none of its 1 files" in text["error"]
     assert broken["failed"][0]["path"].endswith("a.nii")
     assert "holds text" in broken["failed"][0]["error"]
     assert "no file or folder" in absent["error"]
-    for entry in (report, localiser, text, broken, absent):
+    for entry in (report, text, broken, absent, file):
         assert entry["images"] == []
         assert set(entry) == set(report)
     shown = cli("check", *places)
     assert shown.exit_code == 2
-    for entry in (report, localiser, text, absent):
+    for entry in (report, text, absent):
         assert entry["error"] in shown.stdout
 
 
-def test_one_object_that_archives_set_aside(cli: Cli, tmp_path: Path) -> None:
-    hostile_dicom.build("only a secondary capture", tmp_path)
-    result = cli("check", tmp_path / "sc.dcm", "--json")
-    assert result.exit_code == 0
-    (image,) = json.loads(result.stdout)[0]["images"]
-    assert image["modality"] == "OT"
-    assert any("secondary capture" in problem for problem in image["problems"])
-    assert cli("check", tmp_path).exit_code == 2
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("only a secondary capture", "secondary capture"), ("only a localiser", "localiser")],
+)
+def test_pictures_that_archives_set_aside(cli: Cli, tmp_path: Path, kind: str, words: str) -> None:
+    """They are all that is there, so a run would read them."""
+    hostile_dicom.build(kind, tmp_path)
+    first = next(path for path in sorted(tmp_path.iterdir()) if path.is_file())
+    for source in (tmp_path, first):
+        result = cli("check", source, "--json")
+        assert result.exit_code == 0
+        image = json.loads(result.stdout)[0]["images"][0]
+        assert any(words in problem for problem in image["problems"])
 
 
 @pytest.mark.parametrize("kind", ["zip", "DICOMDIR", "zip in a folder"])

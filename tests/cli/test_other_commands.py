@@ -25,7 +25,8 @@ def test_light_commands_do_not_load_torch(scan: Path, shelf: Path, tmp_path: Pat
     commands = [
         ["--help"], ["--version"], ["detect-anomalies", "--help"], ["info", "--json"],
         ["models", "list"], ["models", "show", "tiny-baseline"], ["check", str(scan)],
-        ["check", str(tmp_path / "archive")], ["detect-anomalies", str(scan)], ["detect-anomalies", "-o", "x", "--frame", "one"],
+        ["check", str(tmp_path / "archive")], ["detect-anomalies", str(scan)],
+        ["detect-anomalies", "-o", "x", "--frame", "one"],
         ["no-such-command"],
         ["detect-anomalies", str(scan), "-o", str(tmp_path / "x"), "-m", "no-such-model"],
         ["detect-anomalies", str(scan), "-o", str(tmp_path / "x"), "--device", "gpu"],
