@@ -105,7 +105,16 @@ def find_series(
     Raises:
         InputError: Nothing that can be read as a picture, or a hostile zip.
     """
+    search = search or Search()
     images, aside = group(instances(source, zips, search))
+    if not isinstance(source, Path) and search.damaged + search.foreign:
+        raise InputError(
+            f"{search.damaged + search.foreign} of the {search.files} objects of the series cannot "
+            "be read: they are gone or damaged", "Look for the series again.",
+        )  # fmt: skip
+    if search.damaged:
+        for series in images:
+            series.notes.append(f"{_damaged(search.damaged)}")
     if images or any(s.aside and s.aside.picture for s in aside):
         return images, aside
     named = _named(source)
@@ -115,6 +124,10 @@ def find_series(
             "Name the folder of the images themselves.",
         )
     raise _nothing_found(source)
+
+
+def _damaged(count: int) -> str:
+    return f"{count} damaged DICOM {'file is' if count == 1 else 'files are'} left out"
 
 
 def _chosen(source: Source, zips: Zips, wanted: str | None) -> Series:
@@ -180,7 +193,7 @@ def facts_of(series: Series, named: str) -> dict[str, Any]:
         facts |= _facts_of_stack(stack)
         if stack.frames[0][0].position is None:
             problems.append("no position in the patient: each image is read as a flat picture")
-        problems += stack.notes
+        problems += [*series.notes, *stack.notes]
     except InputError as error:
         if isinstance(error, MissingSlicesError):
             facts["missing_slices"] = error.missing
@@ -260,7 +273,7 @@ def _provenance(source: Source, series: Series, stack: Stack, index: int) -> Pro
         # How the grid was made from the source slices; None if its planes are these slices.
         "slices": stack.grid,
         "frame_label": stack.labels[index] if stack.labels else None,
-        "notes": tuple(stack.notes),
+        "notes": (*series.notes, *stack.notes),
         "spacing_known": slices[0].spacing is not None,
     }
     return Provenance(

@@ -8,7 +8,6 @@ result.
 from __future__ import annotations
 
 import hashlib
-import io
 import struct
 import warnings
 import zipfile
@@ -156,6 +155,7 @@ def parse(location: Location, opener: Callable[[], BinaryIO]) -> Instance | None
             if plain is not None:
                 if "SOPClassUID" not in plain.header and "Rows" not in plain.header:
                     return None
+                _forget_csa(plain.header)
                 return Instance(
                     plain.header, location, opener, plain.transfer_syntax, plain.has_pixels,
                     plain.pixels_at, _patient_key(plain.header),
@@ -172,6 +172,7 @@ def parse(location: Location, opener: Callable[[], BinaryIO]) -> Instance | None
             pixels_at = stream.tell()
             rest = stream.read(4)
             _load(header)
+            _forget_csa(header)
     except UNREADABLE:
         return None
     # A deflated object is unpacked as a whole, so what follows the header cannot be seen from here.
@@ -209,6 +210,13 @@ def _load(header: Dataset) -> None:
             del header[tag]
 
 
+def _forget_csa(header: Dataset) -> None:
+    """Drop what only a mosaic needs and fills the memory of an archive."""
+    tag = PRIVATE_TAGS["siemens_csa"][0]
+    if tag in header and "MOSAIC" not in (header.get("ImageType") or []):
+        del header[tag]
+
+
 def _patient_key(header: Dataset) -> str:
     """A digest that tells patients apart; the number itself leaves the header."""
     number = str(header.get("PatientID") or "").strip()
@@ -222,7 +230,7 @@ def _patient_key(header: Dataset) -> str:
 def pixels_of(instance: Instance) -> Dataset:
     """The whole object, pixels included (not yet decoded)."""
     with instance.open() as stream:
-        dataset = pydicom.dcmread(io.BytesIO(stream.read()), force=True)
+        dataset = pydicom.dcmread(stream, force=True)
         _complete(dataset)
         return dataset
 

@@ -8,14 +8,14 @@ be one grid; the volumes on that grid (times, echoes, b-values) stay together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from medgen.errors import GeometryError, InputError
-from medgen.io.dicom_files import Instance, number
+from medgen.io.dicom_files import UNREADABLE, Instance, number
 from medgen.io.dicom_kinds import Aside, set_aside
 from medgen.io.dicom_slices import component, numbers
 
@@ -37,6 +37,7 @@ class Series:
         parts: How many there are with that SeriesInstanceUID.
         aside: Why it is set aside, or None.
         instances: In the order found.
+        notes: What a person should know, as sentences.
     """
 
     uid: str
@@ -46,6 +47,7 @@ class Series:
     parts: int = 1
     aside: Aside | None = None
     instances: list[Instance] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def first(self) -> Dataset:
@@ -74,8 +76,13 @@ def group(instances: Iterable[Instance]) -> tuple[list[Series], list[Series]]:
     together: dict[tuple[str, ...], list[Instance]] = {}
     aside: dict[tuple[Any, ...], Series] = {}
     for instance in instances:
-        key = _series_key(instance)
-        reason = set_aside(instance.header)
+        try:
+            key = _series_key(instance)
+            reason = set_aside(instance.header)
+            if reason is None:
+                _kind(instance)
+        except UNREADABLE:  # values of types that the Standard does not allow there
+            key, reason = ("",), Aside("damaged", picture=False)
         if reason is None:
             together.setdefault(key, []).append(instance)
         else:
@@ -163,7 +170,30 @@ def _parts(members: Sequence[Instance]) -> list[Series]:
         else:
             known.append((axes, _new(instance)))
             known[-1][1].instances.append(instance)
-    return [series for known in kinds.values() for _, series in known]
+    found = [series for known in kinds.values() for _, series in known]
+    return [part for series in found for part in _acquisitions(series)]
+
+
+def _acquisitions(series: Series) -> list[Series]:
+    """A series whose acquisitions overlap in space without covering the same: each by itself."""
+    numbers_ = {i.header.get("AcquisitionNumber") for i in series.instances}
+    if len(numbers_) < 2 or _evenly_placed(series.instances):
+        return [series]
+    split: dict[Any, list[Instance]] = {}
+    for instance in series.instances:
+        split.setdefault(instance.header.get("AcquisitionNumber"), []).append(instance)
+    if not all(_evenly_placed(members) for members in split.values()):
+        return [series]
+    return [replace(series, instances=members) for members in split.values()]
+
+
+def _evenly_placed(instances: Sequence[Instance]) -> bool:
+    """Whether every place holds as many slices as any other."""
+    counted: dict[tuple[str, ...], int] = {}
+    for instance in instances:
+        place = tuple(str(value) for value in instance.header.get("ImagePositionPatient") or ())
+        counted[place] = counted.get(place, 0) + 1
+    return len(set(counted.values())) == 1
 
 
 def _kind(instance: Instance) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 _FIRST_BYTES, _MORE_BYTES = 16 * 1024, 1024 * 1024
 _MOST_ELEMENTS = 20_000
 _MOST_NESTED = 16
-_CACHE_ENTRIES = 20_000
+_CACHE_ENTRIES, _CACHED_BYTES = 20_000, 128
 # Value representations with a length of 32 bits after two reserved bytes (PS3.5 7.1.2).
 _LONG = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UR", b"UT", b"UN", b"SV", b"UV"}
 _SHORT = {
@@ -218,7 +218,8 @@ def _converted(
             element = _element(tag, kind, raw, charset, tag in wanted.integers)
             if len(_cache) >= _CACHE_ENTRIES:
                 _cache.clear()
-            _cache[key] = element
+            if len(raw) <= _CACHED_BYTES:
+                _cache[key] = element
         if element is not None:
             elements[BaseTag(tag)] = element
     return elements

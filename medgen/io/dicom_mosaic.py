@@ -106,6 +106,11 @@ def mosaic_normal(instance: Instance) -> NDArray[np.float64] | None:
     return normal / length if np.isfinite(length) and length > 0.5 else None
 
 
+def mosaic_b_value(instance: Instance) -> str | None:
+    """Diffusion weighting in s/mm2, as text; None if it is not stated."""
+    return _first(_csa(instance).get("B_value"))
+
+
 def _first(values: list[str] | None) -> str | None:
     return values[0] if values else None
 

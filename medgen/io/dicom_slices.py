@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medgen.errors import GeometryError, InputError
-from medgen.io.dicom_files import Instance, number, text
-from medgen.io.dicom_mosaic import is_mosaic, mosaic_positions, mosaic_tiles
+from medgen.io.dicom_files import UNREADABLE, Instance, number, text
+from medgen.io.dicom_mosaic import is_mosaic, mosaic_b_value, mosaic_positions, mosaic_tiles
 
 # More than any cine holds; a damaged count would otherwise take all memory.
 MAX_FRAMES = 100_000
@@ -67,26 +67,36 @@ def slices_of(instances: Sequence[Instance]) -> list[Slice]:
     """
     slices: list[Slice] = []
     for instance in instances:
-        header = instance.header
-        when = (_integer(header, "AcquisitionNumber"), _integer(header, "InstanceNumber"))
-        per_frame = header.get("PerFrameFunctionalGroupsSequence")
-        if per_frame:
-            shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-            for place, own in enumerate(per_frame):
-                content = (own.get("FrameContentSequence") or [Dataset()])[0]
-                index = content.get("DimensionIndexValues") or ()
-                index = (index,) if isinstance(index, int) else tuple(index)
-                order = (*when, *(int(value) for value in index), place)
-                slices.append(_slice(instance, place, (own, shared), order))
-        elif is_mosaic(instance):
-            slices.extend(_mosaic(instance, when))
-        else:
-            if not 1 <= instance.frames <= MAX_FRAMES:
-                raise InputError(
-                    f"{instance} claims to hold {instance.frames} frames", _EXPORT_AGAIN
-                )
-            slices += [_slice(instance, n, (header,), (*when, n)) for n in range(instance.frames)]
+        try:
+            slices += _slices_of(instance)
+        except UNREADABLE as error:  # values of types that the Standard does not allow there
+            raise InputError(f"the header of {instance} is damaged", _EXPORT_AGAIN) from error
     return slices
+
+
+def _slices_of(instance: Instance) -> list[Slice]:
+    header = instance.header
+    when = (_integer(header, "AcquisitionNumber"), _integer(header, "InstanceNumber"))
+    per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    if per_frame:
+        shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+        return [
+            _slice(instance, place, (own, shared), (*when, *_dimensions(own), place))
+            for place, own in enumerate(per_frame)
+        ]
+    if is_mosaic(instance):
+        return _mosaic(instance, when)
+    if not 1 <= instance.frames <= MAX_FRAMES:
+        raise InputError(f"{instance} claims to hold {instance.frames} frames", _EXPORT_AGAIN)
+    return [_slice(instance, n, (header,), (*when, n)) for n in range(instance.frames)]
+
+
+def _dimensions(own: Dataset) -> tuple[int, ...]:
+    """The dimension index of a frame (PS3.3 C.7.6.17)."""
+    content = (own.get("FrameContentSequence") or [Dataset()])[0]
+    index = content.get("DimensionIndexValues") or ()
+    index = (index,) if isinstance(index, int) else index
+    return tuple(int(value) for value in index)
 
 
 def _slice(
@@ -228,6 +238,8 @@ def _b_value(instance: Instance, stated: Any) -> float | None:
     for name in ("siemens_b_value", "ge_b_value", "philips_b_value"):
         if stated is None:
             stated = instance.private(name)
+    if stated is None and is_mosaic(instance):
+        stated = mosaic_b_value(instance)
     try:
         if isinstance(stated, bytes):
             stated = stated.decode("ascii").split("\\")[0]

@@ -312,7 +312,10 @@ def _grid(
     heights = np.concatenate([[0.0], np.cumsum(gaps)])
     drift = np.abs(heights - np.arange(len(heights)) * gaps.mean()).max()
     uneven = bool(drift > EVEN_FRACTION * gaps.min())
-    distance = float(gaps.min() if uneven else gaps.mean())
+    # Two slices that nearly coincide would ask for far too many planes.
+    usual = float(np.median(gaps))
+    nearest = gaps.min() if gaps.min() >= usual / 2 else usual
+    distance = float(nearest if uneven else gaps.mean())
     grid = SliceGrid.from_slices(
         origins, first.axes, (between_columns, between_rows), first.size, distance
     )
@@ -326,7 +329,7 @@ def _grid(
             f"the distance between slices varies from {gaps.min():.3f} to {gaps.max():.3f} mm: "
             f"resampled to {distance:.3f} mm"
         )
-    if not notes:
+    if tilt <= MAX_TILT_DEGREES and not uneven:
         notes.append("the slices are shifted against each other: resampled onto a regular grid")
     return grid.geometry, grid
 
