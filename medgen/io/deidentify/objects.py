@@ -189,8 +189,8 @@ def _refuse_kind(dataset: Dataset) -> None:
 
 def _refuse_incomplete(dataset: Dataset) -> None:
     for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not _text(dataset, name):
-            raise Refused(f"{name} is missing", damaged=True)
+        if not _text(dataset, name) or not isinstance(dataset[name].value, str):
+            raise Refused(f"{name} is missing, or there are several", damaged=True)
     if not UID(str(dataset.SOPClassUID)).is_valid:
         raise Refused("SOPClassUID is not a UID", damaged=True)
     syntax = UID(dataset.file_meta.TransferSyntaxUID)

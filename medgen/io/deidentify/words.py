@@ -27,7 +27,8 @@ def is_safe(text: str) -> bool:
     if len(text) > _LONGEST or not text.isascii():
         return False
     numbers = 0
-    for word in (part.strip(".") for part in _SPLIT.split(text.lower())):
+    text = text.lower().replace("w/o", "wo ")
+    for word in (part.strip(".") for part in _SPLIT.split(text)):
         if not word or word in _known() or _SIZE.fullmatch(word) or _SETTING.fullmatch(word):
             continue
         if not _NUMBER.fullmatch(word):
