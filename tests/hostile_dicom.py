@@ -14,6 +14,7 @@ from pathlib import Path
 
 import hostile_encodings
 import hostile_series
+import hostile_values
 import numpy as np
 from hostile_objects import Array, Hostile, Stack, Who, classic, head, save_all, stack, truth
 from hostile_objects import with_waves as waves_on
@@ -158,12 +159,15 @@ GEOMETRY: dict[str, Maker] = {
     "one slice": one_slice,
 }
 
-KINDS: dict[str, Maker] = {**GEOMETRY, **hostile_series.KINDS, **hostile_encodings.KINDS}
+KINDS: dict[str, Maker] = {
+    **GEOMETRY, **hostile_series.KINDS, **hostile_encodings.KINDS, **hostile_values.KINDS,
+}  # fmt: skip
 
 REFUSED = {
     "gap", "mosaic without its header", "PET NONE", "PET without weight", "PET without dose",
     "PET without half-life", "truncated pixels", "truncated header", "garbage", "zip bomb",
-    "zip of zeros",
+    "zip of zeros", "a slice taken again", "missing in time", "not a number", "enhanced gap",
+    "claims to be huge", "claims many frames",
 }  # fmt: skip
 SET_ASIDE = {"only a localiser", "only a report", "only a secondary capture"}
 # What must happen to each kind, known before it is written.
