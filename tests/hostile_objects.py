@@ -7,6 +7,7 @@ DICOM counts millimetres towards left, back and head (LPS); truths are given in 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -409,7 +410,8 @@ def save_to(d: Dataset, stream: BinaryIO, syntax: str = ExplicitVRLittleEndian) 
     d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID
     d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
     d.file_meta.TransferSyntaxUID = syntax
-    with config.disable_value_validation():
+    with config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         dcmwrite(stream, d, enforce_file_format=True)
 
 

@@ -22,7 +22,7 @@ _MODELS, _DESCRIPTION = 28, 12
 # Facts that the list of one image leaves out: shown elsewhere, or by --verbose.
 _HIDDEN = {"models", "problems", "blocking", "path", "group"}
 _VERBOSE = {"study_uid", "series_uid"}
-_USUAL = [("part", 1), ("missing_slices", 0)]
+_USUAL = [("part", 1), ("parts", 1), ("missing_slices", 0)]
 
 
 def show(result: Mapping[str, Any], console: Console, *, verbose: bool = False) -> None:
@@ -236,9 +236,9 @@ _UNREADABLE, _NONE = "unreadable", "none"
 
 
 def _series(image: Image) -> str:
-    """Series number, with the part where one series holds several images."""
+    """As --series takes it: a number, with the part where one series holds several images."""
     number = image.get("series_number") or ("-" if image["kind"] == "dicom" else "")
-    return f"{number}.{image['part']}" if image.get("part", 1) > 1 else number
+    return f"{number}/{image['part']}" if image.get("parts", 1) > 1 else number
 
 
 def _style(name: str, row: Mapping[str, str]) -> str:

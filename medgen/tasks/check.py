@@ -36,7 +36,9 @@ def check_source(
         - ``kind``: ``file``, ``folder`` or ``bids``.
         - ``images``: per image or DICOM series the dictionary of :func:`medgen.io.describe`, with
           ``group``: what it belongs to (``study 1``, or a folder below ``source``); ``models``:
-          for each model its ``name``, whether it ``takes`` the image, and ``why`` not.
+          for each model its ``name``, whether it ``takes`` the image, and ``why`` not. DICOM in an
+          archive also has ``parts``: how many images its series holds (``--series 4/2`` chooses
+          the second part of series 4).
         - ``set_aside``: DICOM objects that are no images to work on: ``reason``, number of
           ``objects``, ``modality``, ``series_number``, ``series_description``, ``series_uid``,
           ``study_uid`` and ``group``.
@@ -114,10 +116,11 @@ def _archive(archive: Archive) -> dict[str, Any]:
     """An index of DICOM as plain values, with the studies numbered in their order."""
     studies: dict[tuple[str, str], str] = {}
     images = []
+    parts = Counter(series.series_uid for series in archive.images)
     for series in archive.images:
         key = (series.patient_key, series.study_uid)
         group = studies.setdefault(key, f"study {len(studies) + 1}")
-        images.append({**series.facts, "group": group})
+        images.append({**series.facts, "parts": parts[series.series_uid], "group": group})
     by_uid = {uid: group for (_, uid), group in studies.items()}
     set_aside = [
         {
