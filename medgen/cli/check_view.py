@@ -17,8 +17,8 @@ Image = Mapping[str, Any]
 WIDE = 110
 # Lines per list without --verbose.
 FEW = 10
-# Widest "taken by" column, and narrowest description.
-_MODELS, _DESCRIPTION = 28, 12
+# Widest list of models, narrowest description, widest transfer syntax.
+_MODELS, _DESCRIPTION, _SYNTAX = 28, 16, 24
 # Facts that the list of one image leaves out: shown elsewhere, or by --verbose.
 _HIDDEN = {"models", "problems", "blocking", "path", "group"}
 _VERBOSE = {"study_uid", "series_uid"}
@@ -143,6 +143,8 @@ def _table(images: Sequence[Image], console: Console) -> None:
         columns.remove("frames")
     gap = 2 if wide else 1
     widths = {name: max(cell_len(name), *(cell_len(r[name]) for r in rows)) for name in columns}
+    if "transfer syntax" in widths:
+        widths["transfer syntax"] = min(widths["transfer syntax"], _SYNTAX)
     widths["taken by"] = min(widths["taken by"], _MODELS if wide else _MODELS // 2)
     widths = _fitted(widths, console.width, gap)
     _print_row({name: name for name in columns}, widths, gap, console, header=True)
@@ -158,7 +160,7 @@ def _table(images: Sequence[Image], console: Console) -> None:
 def _fitted(widths: dict[str, int], width: int, gap: int) -> dict[str, int]:
     """The description takes what is left; if that is too little, columns are left out."""
     longest = widths["description"]
-    for dispensable in ("", "frames", "mm", "kind"):
+    for dispensable in ("", "transfer syntax", "body part", "frames", "mm", "kind"):
         widths = {name: size for name, size in widths.items() if name != dispensable}
         left = width - sum(size + gap for name, size in widths.items() if name != "description")
         if left >= min(longest, _DESCRIPTION):
@@ -215,12 +217,23 @@ def _row(image: Image, wide: bool) -> dict[str, str]:
         "mm": "x".join(f"{size:.3g}" for size in image["spacing_mm"] or ()) or "unknown",
         "frames": str(image["frames"]),
         "missing": str(image.get("missing_slices") or ""),
-        "transfer syntax": plain(image.get("transfer_syntax") or "").replace("Little Endian", "LE"),
+        "transfer syntax": _syntax(image),
         "taken by": _takers(image),
     }
     if not wide:  # what is missing stands below the table too
         del row["body part"], row["missing"], row["transfer syntax"]
     return row
+
+
+def _syntax(image: Image) -> str:
+    """How pixels are stored, in few words."""
+    text = plain(image.get("transfer_syntax") or "")
+    for long, short in (
+        ("Little Endian", "LE"), ("Big Endian", "BE"), (" Image Compression", ""),
+        (" (Lossless Only)", " lossless"),
+    ):  # fmt: skip
+        text = text.replace(long, short)
+    return text
 
 
 def _takers(image: Image) -> str:
