@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,11 @@ GRIDS = {
     "enhanced b-values": 1,
     "mosaic": None,
     "big endian": None,
-    "zip": None,
+    "deflated": None,
+    "no preamble": None,
+    "PET START": None,
+    "DICOMDIR": None,
+    "zip with one name": None,
 }
 RESAMPLED = {"tilted gantry": None, "uneven": None}
 FLAT = {"MONOCHROME1": None}  # a radiograph: no place in the patient
@@ -72,32 +77,44 @@ def spots(volume: Volume) -> list[Spot]:
     for label in (1, 2):
         voxel = tuple(size / (2 + label) for size in volume.geometry.shape)
         x, y, z = volume.geometry.to_world(voxel).tolist()
-        found.append(Spot(label, 100.0 * label, 0.9 / label, 0.8 / label, voxel, (x, y, z)))
+        found.append(
+            Spot(label, 299.99999999999994 * label, 0.9 / label, 0.8 / label, voxel, (x, y, z))
+        )
     return found
 
 
+KINDS = ("seg", "pmap", "sr", "sc")
+
+
 def write_all(
-    volume: Volume, folder: Path, mask: Any = None, scores: Any = None
+    volume: Volume,
+    folder: Path,
+    mask: Any = None,
+    scores: Any = None,
+    kinds: Sequence[str] = KINDS,
 ) -> dict[str, Path]:
-    """All four objects of a scan."""
+    """The objects of a scan: all that it can have, or some."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     shape = volume.geometry.shape
     mask = rng.random(shape) > 0.8 if mask is None else mask
     scores = rng.random(shape, dtype=np.float32) if scores is None else scores
     source = dicom_out.open_source(volume)
-    kinds = ["seg", "pmap", "sr", "sc"]
-    if source.frame_of_reference_uid is None:
-        kinds.remove("pmap")
+    kinds = [k for k in kinds if k != "pmap" or source.frame_of_reference_uid is not None]
     paths = {kind: folder / f"scan_{kind}.dcm" for kind in kinds}
-    written = dicom_out.write_segmentation(paths["seg"], source, PRODUCER, mask)
+    written = None
+    if "seg" in paths:
+        written = dicom_out.write_segmentation(paths["seg"], source, PRODUCER, mask)
     if "pmap" in paths:
         dicom_out.write_parametric_map(paths["pmap"], source, PRODUCER, scores)
-    dicom_out.write_measurement_report(
-        paths["sr"], source, PRODUCER, RESULT, spots(volume), segmentation=written
-    )
-    picture = rng.integers(0, 256, (40, 51, 3), dtype=np.uint8)
-    dicom_out.write_secondary_capture(paths["sc"], source, PRODUCER, picture)
+    if "sr" in paths:
+        found = spots(volume)
+        dicom_out.write_measurement_report(
+            paths["sr"], source, PRODUCER, RESULT, found, segmentation=written
+        )
+    if "sc" in paths:
+        picture = rng.integers(0, 256, (40, 51, 3), dtype=np.uint8)
+        dicom_out.write_secondary_capture(paths["sc"], source, PRODUCER, picture)
     return paths
 
 

@@ -269,6 +269,8 @@ DAMAGE: dict[str, Edit] = {
     "no frame of reference": remove("FrameOfReferenceUID"),
     "dates of another age": set_to(PatientBirthDate="1950.01.02", StudyDate="2020-13-77"),
     "no dates": set_to(StudyDate="yesterday", StudyTime="25:61", PatientAge="old"),
+    "de-identified somehow": set_to(PatientIdentityRemoved="YES"),
+    "one frame, stated": set_to(NumberOfFrames=1),
     "odd sex": set_to(PatientSex="female", PatientIdentityRemoved="maybe"),
     "japanese": set_to(
         SpecificCharacterSet="ISO_IR 192", PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう",
@@ -310,6 +312,14 @@ def test_what_cannot_be_cited_is_refused(keyword: str, tmp_path: Path) -> None:
     volume = edited(tmp_path, remove(keyword), "one slice")
     with pytest.raises(InputError, match=keyword):
         dicom_out.check_source(volume)
+
+
+def test_a_path_is_no_uid(tmp_path: Path) -> None:
+    """The archive's identifiers read `../../../evil`."""
+    volume = scan("path-like tags", tmp_path)
+    with pytest.raises(InputError, match=r"no valid S.*UID") as caught:
+        dicom_out.open_source(volume)
+    assert "evil" not in str(caught.value)
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -209,6 +210,9 @@ def save(
     return Written(str(dataset.SOPClassUID), identity.instance_uid, identity.series_uid)
 
 
+_ONE_AT_A_TIME = threading.RLock()  # what is set and set back here belongs to the whole process
+
+
 @contextmanager
 def discreet() -> Iterator[None]:
     """Keep what the libraries say about values, which may name a patient, out of every log.
@@ -216,6 +220,12 @@ def discreet() -> Iterator[None]:
     Values are taken over as they are; what can be repaired has been (see
     :mod:`~medgen.io.dicom_out.patient`).
     """
+    with _ONE_AT_A_TIME, _silenced():
+        yield
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("highdicom", "pydicom")]
     levels = [logger.level for logger in loggers]
     writing = config.settings.writing_validation_mode

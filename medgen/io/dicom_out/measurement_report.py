@@ -172,7 +172,9 @@ def _measurement(name: _Coded, value: float, unit: _Coded, derivation: _Coded | 
     from highdicom.sr import Measurement
 
     how = None if derivation is None else _concept(derivation)
-    return Measurement(_concept(name), float(value), _concept(unit), derivation=how)
+    # 16 characters are all that the text of a number may have (PS3.5 6.2).
+    value = float(f"{value:.9g}")
+    return Measurement(_concept(name), value, _concept(unit), derivation=how)
 
 
 def _observer(producer: Producer) -> Any:

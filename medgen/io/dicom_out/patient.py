@@ -63,6 +63,10 @@ def patient_and_study(header: Dataset) -> Dataset:
         copied.PatientSex = ""
     if copied.get("PatientIdentityRemoved") not in (None, "YES", "NO"):
         del copied.PatientIdentityRemoved
+    if copied.get("PatientIdentityRemoved") == "YES" and not any(
+        keyword in copied for keyword in ("DeidentificationMethod", *_CODED)
+    ):
+        copied.DeidentificationMethod = "not stated by the source"  # type 1C (C.7.1.1)
     return copied
 
 

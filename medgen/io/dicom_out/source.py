@@ -6,9 +6,7 @@ they are opened once more when something is to be filed beside them.
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,12 +24,15 @@ from pydicom.uid import (
 )
 
 from medgen.errors import InputError
+from medgen.io.dicom_archive import Zips
 from medgen.io.dicom_files import UNREADABLE, quiet
 from medgen.io.dicom_out.patient import clean, patient_and_study
 from medgen.io.walk import Location
 from medgen.volume import Volume
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# A slice's own position is believed if it lies this near to its place on the grid.
+_NEAR_MM = 0.5
 _HINT = "Write NIfTI instead, or repair the series and read it again."
 
 
@@ -250,23 +251,19 @@ def _headers(details: Mapping[str, Any]) -> dict[str, Dataset]:
     """The header of each cited object by its SOPInstanceUID."""
     headers: dict[str, Dataset] = {}
     wanted = [uid for _, uid, _ in details["references"]]
-    for uid, location in zip(wanted, details["locations"], strict=True):
-        if uid not in headers:
-            headers[uid] = _header(location)
-            if str(headers[uid].get("SOPInstanceUID")) != uid:
-                raise _changed()
+    with Zips() as zips:
+        for uid, location in zip(wanted, details["locations"], strict=True):
+            if uid not in headers:
+                headers[uid] = _header(zips, location)
+                if str(headers[uid].get("SOPInstanceUID")) != uid:
+                    raise _changed()
     return headers
 
 
-def _header(location: Location) -> Dataset:
+def _header(zips: Zips, location: Location) -> Dataset:
     try:
-        with quiet():
-            if location.member is None:
-                return pydicom.dcmread(location.file, stop_before_pixels=True, force=True)
-            with zipfile.ZipFile(location.file) as archive, archive.open(location.member) as file:
-                # The size that the directory of the zip states was checked when it was read.
-                data = file.read(archive.getinfo(location.member).file_size)
-            return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
+        with quiet(), zips.open(location) as stream:
+            return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
     except UNREADABLE as error:
         raise _changed() from error
 
@@ -295,14 +292,14 @@ def _planes(
     for (class_uid, uid, number), origin in zip(references, origins, strict=True):
         header = headers[uid]
         own = _position(header, number)
-        placed = placed or own is not None
+        near = own is not None and float(np.linalg.norm(own - origin)) < _NEAR_MM
+        placed = placed or (near and bool(details.get("spacing_known", True)))
         same = (_number(header, "Columns", 0), _number(header, "Rows", 0)) == _size(volume)
         # The grid is the even stack nearest to the slices; the object says where this one is. A
         # mosaic's own position is that of the whole sheet, far from its tiles.
-        if own is not None and same and np.linalg.norm(own - origin) < 0.5:
+        if own is not None and near and same:
             origin = own
-        multiframe = "NumberOfFrames" in header and _number(header, "NumberOfFrames", 1) >= 1
-        frame = number if multiframe else None
+        frame = number if _is_multiframe(header) else None
         planes.append(Plane(Reference(_class(class_uid, header), uid, frame), origin, same))
     return tuple(planes), placed
 
@@ -312,6 +309,12 @@ def _size(volume: Volume) -> tuple[int, int]:
     slices = volume.provenance.details["dicom"].get("slices")
     columns, rows = volume.geometry.shape[:2] if slices is None else slices.size
     return int(columns), int(rows)
+
+
+def _is_multiframe(header: Dataset) -> bool:
+    """Whether a citation must say which frame; a classic object may state that it has one."""
+    enhanced = "PerFrameFunctionalGroupsSequence" in header
+    return enhanced or _number(header, "NumberOfFrames", 1) > 1
 
 
 def _class(class_uid: str, header: Dataset) -> str:
@@ -332,8 +335,17 @@ def _groups(header: Dataset, number: int, sequence: str) -> Sequence[Dataset]:
 
 
 def _position(header: Dataset, number: int) -> NDArray[np.float64] | None:
-    """The picture's own ImagePositionPatient, LPS mm; None if it is missing or damaged."""
+    """The picture's own ImagePositionPatient, LPS mm; None if it is missing or damaged.
+
+    One position for several frames, or without an orientation, places none of them.
+    """
     try:
+        enhanced = "PerFrameFunctionalGroupsSequence" in header
+        if not enhanced and _number(header, "NumberOfFrames", 1) > 1:
+            return None
+        directions = _groups(header, number, "PlaneOrientationSequence")
+        if not any("ImageOrientationPatient" in group for group in directions):
+            return None
         for group in _groups(header, number, "PlanePositionSequence"):
             position = np.array(group.get("ImagePositionPatient"), dtype=np.float64)
             if position.shape == (3,) and np.isfinite(position).all():
