@@ -109,11 +109,15 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "highdicom", "lightning", "lightning_fabric")
+HEAVY = (
+    "torch", "monai", "SimpleITK", "matplotlib", "highdicom", "lightning", "lightning_fabric",
+    "dask", "distributed",
+)  # fmt: skip
 LIGHT = (
     "medgen", "medgen.cli", "medgen.errors", "medgen.config", "medgen.volume", "medgen.io",
     "medgen.preparation", "medgen.scoring", "medgen.metrics", "medgen.package", "medgen.tasks",
-    "medgen.report", "medgen.methods", "medgen.phantoms",
+    "medgen.report", "medgen.methods", "medgen.phantoms", "medgen.batch.run", "medgen.batch.verbs",
+    "medgen.tasks.deidentify", "medgen.tasks.check", "medgen.cli.batch",
 )  # fmt: skip
 
 

@@ -173,6 +173,17 @@ def local_cluster(layout: Layout) -> Iterator[Client]:
             yield client
 
 
+def check_address(address: str) -> None:
+    """Refuse what cannot be the address of a Dask scheduler.
+
+    Raises:
+        InputError: Says what an address looks like.
+    """
+    if not re.fullmatch(r"(tcp|tls|ucx|ws|wss)://[^\s/]+:\d+", address):
+        msg = f"--scheduler must look like tcp://host:8786, got {address!r}"
+        raise InputError(msg, "`dask scheduler` prints its address when it starts.")
+
+
 @contextmanager
 def existing_cluster(address: str) -> Iterator[Client]:
     """A client of a Dask cluster that is running already.
@@ -180,9 +191,7 @@ def existing_cluster(address: str) -> Iterator[Client]:
     Raises:
         InputError: Nobody answers there, or it has no workers.
     """
-    if not re.fullmatch(r"(tcp|tls|ucx|ws|wss)://[^\s/]+:\d+", address):
-        msg = f"--scheduler must look like tcp://host:8786, got {address!r}"
-        raise InputError(msg, "`dask scheduler` prints its address when it starts.")
+    check_address(address)
     from distributed import Client
 
     try:

@@ -137,6 +137,10 @@ def _dicom(
     counts: Counter[str] = Counter()
     for entry in aside:
         counts[entry.reason] += entry.objects
+    if not images and not archive.set_aside:
+        raise InputError(
+            f"{path} holds no readable DICOM object and no NIfTI file", "Check the path."
+        )
     notes = []
     if archive.foreign:
         notes.append(f"{archive.foreign} of {archive.files} files are not DICOM")

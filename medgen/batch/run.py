@@ -7,22 +7,21 @@ import hashlib
 import io
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgen.batch.bids import write_description
-from medgen.batch.cluster import Layout, existing_cluster, lay_out, local_cluster
+from medgen.batch.cluster import Layout, check_address, existing_cluster, lay_out, local_cluster
 from medgen.batch.discover import Found, Image, Kind, discover, hashed, kind_of, secret_of
 from medgen.batch.engine import Engine
 from medgen.batch.estimate import case_memory_gb
 from medgen.batch.ledger import Entry, Ledger, State, all_entries, now
 from medgen.batch.pipeline import Convert, Deidentify, Detect, Pipeline, load_pipeline
 from medgen.batch.plan import Case, Considered, bids_name, check_for, choose, reconcile
-from medgen.batch.publish import discard, publish
+from medgen.batch.publish import discard, publish, undisturbed
 from medgen.batch.shards import HIDDEN, Shard, locked
 from medgen.batch.summarise import summarise
 from medgen.batch.work import Job, Outcome, work
@@ -153,6 +152,8 @@ def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
 
 def refuse_unfit(options: Options, pipeline: Pipeline, kind: Kind) -> None:
     """Raise if pipeline, archive and output folder do not go together."""
+    if options.scheduler is not None:
+        check_address(options.scheduler)
     if kind not in pipeline.inputs:
         msg = f"pipeline {pipeline.name} works on {' or '.join(pipeline.inputs)}, this is {kind}"
         raise InputError(msg, "Choose another pipeline, or say what it is with --input.")
@@ -196,19 +197,17 @@ def run_cohort(options: Options, watcher: Watcher | None = None) -> dict[str, in
             try:
                 if plan.todo:
                     _work(options, plan, secret, ledger, watcher)
-            finally:
+            except BaseException:
                 discard(_drafts(options))
-                counts = _summary(options, plan, watcher)
-    return counts
+                with suppress(MedgenError):  # a full disk must not hide why the run stopped
+                    _summarise(options, plan)
+                raise
+            discard(_drafts(options))
+            return _summarise(options, plan)
 
 
-def _summary(options: Options, plan: Plan, watcher: Watcher) -> dict[str, int]:
-    """Write the summary; a disk that is full must not hide why the run stopped."""
-    try:
-        return summarise(options.output, plan.found, keep_ids=_identities(options, plan))
-    except MedgenError as error:
-        watcher.say(f"the summary could not be written: {error.message}")
-        return dict(Counter(entry.state for entry in all_entries(options.output).values()))
+def _summarise(options: Options, plan: Plan) -> dict[str, int]:
+    return summarise(options.output, plan.found, keep_ids=_identities(options, plan))
 
 
 def _work(options: Options, plan: Plan, secret: bytes, ledger: Ledger, watcher: Watcher) -> None:
@@ -232,13 +231,14 @@ def _work(options: Options, plan: Plan, secret: bytes, ledger: Ledger, watcher: 
                     "Free some space and start the same command again; finished cases are kept.",
                 )
             folder = folders[job.id]
-            if outcome.state == "done":
-                old = plan.known.get(job.id)
-                publish(Path(outcome.draft), options.output / folder, stale=_files(old))
             entry = _entry(entries[job.id], job, outcome, folder)
-            if outcome.state != "memory":  # those were recorded when they were tried again
-                ledger.add_attempt(job.id, outcome.state, outcome.seconds, outcome.detail)
-            ledger.put([entry])
+            with undisturbed():
+                if outcome.state == "done":
+                    old = plan.known.get(job.id)
+                    publish(Path(outcome.draft), options.output / folder, stale=_files(old))
+                if outcome.state != "memory":  # those were recorded when they were tried again
+                    ledger.add_attempt(job.id, outcome.state, outcome.seconds, outcome.detail)
+                ledger.put([entry])
             watcher.ended(entry)
 
 

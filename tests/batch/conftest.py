@@ -65,8 +65,10 @@ def medgen_batch(shelf: Path) -> Run:
     """Call with the words of a ``medgen batch`` command; gives returncode, stdout and stderr."""
 
     def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        # One worker: what is tested does not need more, and each has to load the libraries.
+        one = ["--workers", "1"] if arguments[0] == "run" else []
         return subprocess.run(
-            words(*arguments), capture_output=True, text=True, timeout=170,
+            words(*arguments, *one), capture_output=True, text=True, timeout=170,
             env=environment(shelf), **options,
         )  # fmt: skip
 

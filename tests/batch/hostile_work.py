@@ -1,4 +1,4 @@
-"""Jobs that go wrong on purpose, run by real worker processes; what to do stands in the job's id."""
+"""Jobs that go wrong on purpose, run by real worker processes; the job's id says how."""
 
 from __future__ import annotations
 

@@ -155,9 +155,10 @@ def test_kinds_of_archives(archives, tmp_path: Path) -> None:
 def test_results_and_originals_inside_a_bids_data_set_are_not_data(archives) -> None:
     root = archives["bids"]
     found = discover(root, "bids", SECRET)
+    scan = found.images[0].sources[0].file.read_bytes()
     for folder in ("derivatives/x/sub-01/anat", "sourcedata/sub-01/anat"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-        (root / folder / "sub-01_T1w.nii.gz").write_bytes(found.images[0].sources[0].file.read_bytes())
+        (root / folder / "sub-01_T1w.nii.gz").write_bytes(scan)
     again = discover(root, "bids", SECRET)
     assert [i.label for i in again.images] == [i.label for i in found.images]
     assert {i.facts["suffix"] for i in again.images} == {"T1w", "FLAIR"}
