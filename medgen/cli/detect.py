@@ -52,13 +52,13 @@ def detect_anomalies(
         typer.Option("--report/--no-report", metavar="", help="Draw overview.png and report.html."),
     ] = True,
     dicom_out: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Objects for a PACS, separated by commas: seg (mask), pmap (map), sr (report of "
             "the findings), sc (overview). The input must be DICOM.",
             metavar="KINDS",
         ),
-    ] = "",
+    ] = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -81,7 +81,7 @@ def detect_anomalies(
     from medgen.tasks.output_folder import output_folder
 
     check_device_name(device)
-    objects = dicom_kinds(dicom_out)
+    objects = dicom_kinds(dicom_out or "")
     names = output_names([str(source)], report=report, dicom=objects)
     package = load_package(model)
     if dry_run:
