@@ -161,18 +161,120 @@ def _modality_modules(d: Dataset, modality: str) -> None:
         d.RectilinearPhaseEncodeReordering, d.SegmentedKSpaceTraversal = "LINEAR", "SINGLE"
         d.NumberOfKSpaceTrajectories = 1
     elif modality == "PT":
-        d.Units, d.CountsSource, d.DecayCorrected, d.DecayCorrection = "BQML", "EMISSION", "YES", ""
-        d.PatientWeight = "80"
+        _pet_modules(d)
+
+
+def _pet_modules(d: Dataset) -> None:
+    """Isotope, acquisition and corrections (PS3.3 C.8.22): SUV needs what stands here.
+
+    Decay is corrected to 10:15, an hour after the injection.
+    """
+    d.Units, d.CountsSource, d.PatientWeight, d.CollimatorType = "BQML", "EMISSION", "80", "NONE"
+    d.RadiopharmaceuticalInformationSequence = [_item(
+        RadiopharmaceuticalAgentNumber=1,
+        RadionuclideCodeSequence=[code("C-111A1", "SRT", "^18^Fluorine")],
+        RadiopharmaceuticalCodeSequence=[code("C-B1031", "SRT", "Fluorodeoxyglucose F^18^")],
+        AdministrationRouteCodeSequence=[code("47625008", "SCT", "Intravenous route")],
+        RadiopharmaceuticalStartDateTime="20200102091500", RadionuclideTotalDose="400000000",
+        RadionuclideHalfLife="6586.2", RadionuclidePositronFraction="0.97",
+        RadiopharmaceuticalVolume="5",
+    )]  # fmt: skip
+    d.TypeOfDetectorMotion, d.TableMotion = "NONE", "STATIC"
+    d.AcquisitionStartCondition, d.AcquisitionTerminationCondition = "MANU", "TIME"
+    d.AcquisitionStartConditionData, d.AcquisitionTerminationConditionData = "0", "120"
+    d.TransverseDetectorSeparation, d.AxialDetectorDimension = 1.0, 4.0
+    d.CoincidenceWindowWidth, d.TimeOfFlightInformationUsed = 4.0, "FALSE"
+    d.EnergyWindowRangeSequence = [
+        _item(EnergyWindowLowerLimit="435", EnergyWindowUpperLimit="650")
+    ]
+    view = code("62824007", "SCT", "Transverse")
+    view.ViewModifierCodeSequence = []
+    d.ViewCodeSequence, d.SliceProgressionDirection = [view], "CRANIAL"
+    for correction in (
+        "DecayCorrected", "AttenuationCorrected", "ScatterCorrected", "DeadTimeCorrected",
+        "CountLossNormalizationCorrected", "RandomsCorrected",
+    ):  # fmt: skip
+        setattr(d, correction, "YES")
+    d.GantryMotionCorrected = d.PatientMotionCorrected = "NO"
+    d.NonUniformRadialSamplingCorrected, d.SensitivityCalibrated = "NO", "YES"
+    d.DetectorNormalizationCorrection, d.DecayCorrectionDateTime = "YES", "20200102101500"
+    d.ScatterCorrectionMethod, d.AttenuationCorrectionSource = "model", "CT"
+    d.AttenuationCorrectionTemporalRelationship = "CONCURRENT"
+    d.RandomsCorrectionMethod, d.TerminationTimeThreshold = "DLYD", 120.0
 
 
 def _modality_groups(shared: Dataset, modality: str, frame_type: Dataset) -> None:
     """Functional groups that all frames share (PS3.3 C.8.13.5 for MR)."""
     if modality == "CT":
-        shared.CTImageFrameTypeSequence = [frame_type]
-        return
-    if modality == "PT":
-        shared.PETFrameTypeSequence = [frame_type]
-        return
+        _ct_groups(shared, frame_type)
+    elif modality == "PT":
+        _pet_groups(shared, frame_type)
+    else:
+        _mr_groups(shared, frame_type)
+
+
+def _ct_groups(shared: Dataset, frame_type: Dataset) -> None:
+    """PS3.3 C.8.15.3."""
+    shared.CTImageFrameTypeSequence = [frame_type]
+    shared.IrradiationEventIdentificationSequence = [_item(IrradiationEventUID="1.2.3.4")]
+    shared.CTAcquisitionTypeSequence = [_item(
+        AcquisitionType="SPIRAL", ConstantVolumeFlag="NO", FluoroscopyFlag="NO"
+    )]  # fmt: skip
+    shared.CTAcquisitionDetailsSequence = [_item(
+        RotationDirection="CW", RevolutionTime=0.5, SingleCollimationWidth=0.6,
+        TotalCollimationWidth=19.2, TableHeight=150.0, GantryDetectorTilt="0",
+        DataCollectionDiameter="500",
+    )]  # fmt: skip
+    shared.CTTableDynamicsSequence = [_item(
+        TableSpeed=20.0, TableFeedPerRotation=10.0, SpiralPitchFactor=0.5
+    )]  # fmt: skip
+    shared.CTPositionSequence = [_item(
+        TablePosition=0.0, DataCollectionCenterPatient=[0.0, 0.0, 0.0],
+        ReconstructionTargetCenterPatient=[0.0, 0.0, 0.0],
+    )]  # fmt: skip
+    shared.CTGeometrySequence = [_item(
+        DistanceSourceToDetector="1000", DistanceSourceToDataCollectionCenter=500.0
+    )]  # fmt: skip
+    shared.CTReconstructionSequence = [_item(
+        ReconstructionAlgorithm="FILTER_BACK_PROJ", ConvolutionKernel="B30",
+        ConvolutionKernelGroup="BRAIN", ReconstructionDiameter="192", ReconstructionAngle=360.0,
+        ImageFilter="none", ReconstructionPixelSpacing=shared.PixelMeasuresSequence[0].PixelSpacing,
+    )]  # fmt: skip
+    shared.CTExposureSequence = [_item(
+        ExposureTimeInms=500.0, XRayTubeCurrentInmA=200.0, ExposureInmAs=100.0,
+        ExposureModulationType="NONE", CTDIvol=10.0,
+    )]  # fmt: skip
+    shared.CTXRayDetailsSequence = [_item(
+        KVP="120", FocalSpots="1.2", FilterType="FLAT", FilterMaterial="ALUMINUM"
+    )]  # fmt: skip
+
+
+def _pet_groups(shared: Dataset, frame_type: Dataset) -> None:
+    """PS3.3 C.8.22.5."""
+    shared.PETFrameTypeSequence = [frame_type]
+    shared.RadiopharmaceuticalUsageSequence = [_item(RadiopharmaceuticalAgentNumber=1)]
+    shared.PETFrameAcquisitionSequence = [_item(
+        TableHeight=150.0, GantryDetectorTilt="0", GantryDetectorSlew=0.0,
+        DataCollectionDiameter="500",
+    )]  # fmt: skip
+    shared.PETDetectorMotionDetailsSequence = [_item(RotationDirection="CW", RevolutionTime=1.0)]
+    shared.PETPositionSequence = [_item(
+        TablePosition=0.0, DataCollectionCenterPatient=[0.0, 0.0, 0.0],
+        ReconstructionTargetCenterPatient=[0.0, 0.0, 0.0],
+    )]  # fmt: skip
+    shared.PETFrameCorrectionFactorsSequence = [_item(
+        PrimaryPromptsCountsAccumulated=1000, SliceSensitivityFactor=1.0, DecayFactor=1.0,
+        ScatterFractionFactor=0.1, DeadTimeFactor=1.0,
+    )]  # fmt: skip
+    shared.PETReconstructionSequence = [_item(
+        ReconstructionType="3D", ReconstructionAlgorithm="OSEM",
+        IterativeReconstructionMethod="YES", ReconstructionDiameter="192",
+        NumberOfIterations=3, NumberOfSubsets=21,
+    )]  # fmt: skip
+
+
+def _mr_groups(shared: Dataset, frame_type: Dataset) -> None:
+    """PS3.3 C.8.13.5."""
     frame_type.ComplexImageComponent = "MAGNITUDE"
     frame_type.AcquisitionContrast = "FLUID_ATTENUATED"
     shared.MRImageFrameTypeSequence = [frame_type]

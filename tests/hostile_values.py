@@ -208,8 +208,8 @@ def nested(folder: Path, seed: int) -> Hostile:
     return Hostile(folder, images=(truth(planes),), aside={"damaged": 1})
 
 
-def deflate_bomb(folder: Path, seed: int, size: int = 2**29) -> Hostile:
-    """Half a megabyte that inflates to half a gigabyte, beside a scan."""
+def deflate_bomb(folder: Path, seed: int, size: int = 2**27) -> Hostile:
+    """130 kB that inflate to 128 MiB, beside a scan."""
     planes, objects = _scan(seed)
     save_all(objects, folder)
     d = classic(stack(head(seed)[..., :1]), Who(seed, series="bomb", number=2))[0]

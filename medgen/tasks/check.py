@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medgen import io
 from medgen.errors import InputError, PackageError
-from medgen.io.dicom_index import Archive
 from medgen.io.walk import walk
 from medgen.manifest import Manifest
 from medgen.package import list_packages
 from medgen.tasks.limits import check_facts, default_memory_gb
+
+if TYPE_CHECKING:
+    from medgen.io.dicom_index import Archive
 
 # Files that a folder of images without DICOM may hold; DICOM is known by its content instead.
 IMAGE_NAMES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff")

@@ -151,6 +151,14 @@ def test_pet_keeps_its_units_unless_asked(tmp_path: Path, kind: str) -> None:
     assert np.allclose(volume.voxels[0], head(5) * slopes)
 
 
+def test_suv_of_enhanced_pet(tmp_path: Path) -> None:
+    """400 MBq, 80 kg, decay corrected to an hour after the injection."""
+    made = build("enhanced PET", tmp_path)
+    volume = io.read(made.folder, units="SUVbw")
+    factor = 80_000 / (4e8 * 2 ** (-3600 / 6586.2))
+    assert np.allclose(volume.voxels[0], made.volumes[0] * factor, rtol=1e-5)
+
+
 def test_zips_write_nothing(tmp_path: Path) -> None:
     made = build("zip-slip", tmp_path)
     before = sorted(tmp_path.rglob("*"))

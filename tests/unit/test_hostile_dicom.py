@@ -35,7 +35,7 @@ CONVERTED = [
 ]  # fmt: skip
 VALID = [
     "oblique", "b-values", "tilted gantry", "PET START", "mosaic", "orientation 05 up",
-    "enhanced MR", "enhanced b-values",
+    "enhanced MR", "enhanced b-values", "enhanced CT", "enhanced PET",
 
 ]  # fmt: skip
 
