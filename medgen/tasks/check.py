@@ -51,7 +51,10 @@ def check_source(
           can be read), images ``usable`` by each model, and objects ``set_aside`` per reason.
     """
     path = Path(path)
-    result: dict[str, Any] = {"source": str(path), "ok": False, "kind": "file", **_NOTHING}
+    result: dict[str, Any] = {
+        "source": str(path), "ok": False, "kind": "file", "images": [], "set_aside": [],
+        "failed": [], "files": 0, "other_files": 0, "unreadable_folders": 0,
+    }  # fmt: skip
     try:
         result |= _folder(path, progress) if path.is_dir() else _file(path)
         if not result["images"]:
@@ -61,12 +64,6 @@ def check_source(
         result |= {"error": error.message, "hint": error.hint}
     _judge(result["images"])
     return result | {"summary": _summary(result)}
-
-
-_NOTHING: dict[str, Any] = {
-    "images": [], "set_aside": [], "failed": [], "files": 0, "other_files": 0,
-    "unreadable_folders": 0,
-}  # fmt: skip
 
 
 # --- finding ---------------------------------------------------------------------------------
@@ -81,13 +78,22 @@ def _file(path: Path) -> dict[str, Any]:
     try:
         images = io.describe(path)
     except InputError:
-        found = _archive(io.index_dicom(path)) if path.is_file() and path.stat().st_size else {}
-        if not found.get("set_aside"):
+        if not _holds_something(path):
+            raise
+        found = _archive(io.index_dicom(path))
+        if not found["set_aside"]:
             raise
         return found
     if images[0]["kind"] != "dicom":
         return {"images": [{**image, "group": ""} for image in images], "files": 1}
     return _archive(io.index_dicom(path))
+
+
+def _holds_something(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:  # it may not be looked at
+        return False
 
 
 def _folder(path: Path, progress: Callable[[int], None] | None) -> dict[str, Any]:
