@@ -51,9 +51,9 @@ def detect(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
 
     assert isinstance(job.task, Detect) and job.model is not None
     volume = io.read(job.sources[0].file if _one_file(job) else job.sources)
-    with _COMPUTING:
-        found: Any = _detect(job, job.task, volume)
     dicom = job.task.dicom if volume.provenance.format == "dicom" else ()
+    with _COMPUTING:
+        found: Any = _detect(job, job.task, volume, dicom)
     bids = job.stem is not None
     with _WRITING:
         kinds = write_files(
@@ -83,7 +83,7 @@ def _one_file(job: Job) -> bool:
     return not job.private and len(job.sources) == 1
 
 
-def _detect(job: Job, task: Detect, volume: Volume) -> Detection:
+def _detect(job: Job, task: Detect, volume: Volume, dicom: Sequence[str]) -> Detection:
     from medgen.tasks.detect import detect_anomalies
     from medgen.tasks.limits import check_memory
 
@@ -100,7 +100,7 @@ def _detect(job: Job, task: Detect, volume: Volume) -> Detection:
         limit = need + (limit - need) * SMALLER ** (job.attempt - 1)
     return detect_anomalies(
         volume, package, method=_method(job.model, device), device=device, seed=job.seed,
-        max_memory_gb=limit, threshold=task.threshold,
+        max_memory_gb=limit, threshold=task.threshold, dicom_out=dicom,
     )  # fmt: skip
 
 
