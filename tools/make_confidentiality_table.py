@@ -63,7 +63,7 @@ def basic_actions(module: Path) -> dict[str, tuple[str, str]]:
             tag = "".join(parts[:2])
             if len(parts) == 4:  # a mask follows: a repeating group
                 tag = REPEATING[parts[0]] + (parts[1] if parts[0] == "6000" else "")
-            found[tag] = (title.strip(), LISTS[name])
+            found[tag] = (re.sub(r"\s*\(see .*\)", "", title).strip(), LISTS[name])
     return found
 
 

@@ -272,11 +272,12 @@ def test_safe_private_numbers() -> None:
     block = dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True)
     block.add_new(0x0C, "IS", "1000")
     block.add_new(0x0E, "FD", [1.0, 0.0, 0.0])
+    block.add_new(0x0A, "US", 24)  # slices of a mosaic
     block.add_new(0x0D, "CS", "DOE")  # text is never kept
     assert not [tag for tag in result(dataset).keys() if tag.is_private]  # noqa: SIM118
     after = result(dataset, Profile(keep_safe_private=True))
     kept = after.private_block(0x0019, "SIEMENS MR HEADER")
-    assert kept[0x0C].value == 1000
+    assert (kept[0x0C].value, kept[0x0A].value) == (1000, 24)
     assert list(kept[0x0E].value) == [1.0, 0.0, 0.0]
     assert 0x0D not in kept
     assert set(safe_private().values()) <= {"DS", "IS", "FL", "FD", "SS", "US"}

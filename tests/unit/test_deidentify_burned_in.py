@@ -83,6 +83,15 @@ def test_heads_without_text_raise_no_alarm() -> None:
     assert sum(alarms) == 0
 
 
+def test_noise_raises_no_alarm() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        gauss = rng.normal(1000, 50, (512, 512))
+        assert not looks_like_text(gauss.astype(np.uint16))
+        assert not looks_like_text(np.abs(gauss - 1000).astype(np.uint16))  # air in an MR
+        assert not looks_like_text((rng.random((512, 512)) < 0.01) * 255)  # specks
+
+
 @pytest.mark.parametrize(
     "picture",
     [

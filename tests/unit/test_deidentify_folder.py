@@ -56,6 +56,15 @@ def test_voxels_and_geometry_stay(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(before.affine, after.affine)
 
 
+def test_a_pet_keeps_its_suv_with_the_options_it_needs(tmp_path: Path) -> None:
+    source = hostile_dicom.build("PET ADMIN", tmp_path / "in").folder
+    profile = Profile(dates="shift", keep_patient_characteristics=True)
+    deidentify(source, tmp_path / "out", profile=profile, key=KEY)
+    before, after = read(source), read(tmp_path / "out")
+    assert before.provenance.units == after.provenance.units
+    assert np.array_equal(before.voxels, after.voxels)
+
+
 def test_a_segmentation_still_points_to_its_images(tmp_path: Path) -> None:
     volume = dicom_out_cases.scan("oblique", tmp_path)
     source = tmp_path / "archive"

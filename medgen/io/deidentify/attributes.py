@@ -102,8 +102,6 @@ class Attributes:
         self, dataset: Dataset, tag: BaseTag, vr: str, row: Row, scrub: bool, depth: int
     ) -> None:
         action = row.action(self._profile.columns)
-        if scrub and action in ("K", "C"):
-            action = "D"
         if action == "K" and vr == "UI" and not _all_valid(dataset, tag):
             action = row.basic
         if action == "C" and self._clean(dataset, tag, vr):

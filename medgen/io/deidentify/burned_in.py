@@ -25,6 +25,7 @@ MAX_FRAMES = 16  # looked at in an object, spread evenly; text drawn on one is u
 _BORDER = 0.35  # text is looked for in this outer part of each side
 _STROKE = 9  # pixels; strokes are thinner
 _CONTRAST = 0.25  # of the frame's range, from text to what is around it
+_ABOVE_NOISE = 6.0  # standard deviations, estimated from the median absolute deviation
 _FLAT = 0.05  # of the frame's range, within one text
 _HEIGHT = (5, 48)  # of a character in pixels
 _FEWEST = 4  # characters in a line
@@ -93,17 +94,33 @@ def looks_like_text(frame: NDArray[Any]) -> bool:
 
 def _bright_text(values: NDArray[np.float32]) -> bool:
     """Text brighter than what is around it."""
-    from scipy import ndimage
-
     span = float(values.max() - values.min())
     if span <= 0:
         return False
     # What is narrower than a stroke can be stands out from an opening (white top-hat).
-    mask = values - ndimage.grey_opening(values, size=_STROKE) > _CONTRAST * span
+    height = values - _running(_running(values, np.minimum), np.maximum)
+    sample = height[::3, ::3]
+    usual = float(np.median(sample))
+    noise = 1.4826 * float(np.median(np.abs(sample - usual)))
+    mask = height > max(_CONTRAST * span, usual + _ABOVE_NOISE * noise)
     rows, columns = (int(_BORDER * size) for size in mask.shape)
     mask[rows:-rows, columns:-columns] = False
     boxes, level = _characters(mask, values, _FLAT * span)
     return _has_line(boxes, level, _FLAT * span)
+
+
+def _running(values: NDArray[np.float32], extreme: np.ufunc) -> NDArray[np.float32]:
+    """The extreme of a square of :data:`_STROKE` pixels around each pixel, by doubling widths."""
+    for axis in (0, 1):
+        around = [(_STROKE // 2, _STROKE // 2) if a == axis else (0, 0) for a in (0, 1)]
+        window = np.moveaxis(np.pad(values, around, mode="edge"), axis, 0)
+        width = 1
+        while width < _STROKE:
+            step = min(width, _STROKE - width)
+            window = extreme(window[:-step], window[step:])
+            width += step
+        values = np.moveaxis(window, 0, axis)
+    return values
 
 
 def _characters(
