@@ -16,10 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, iter_pixels
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
+)
 
 from medgen.errors import InputError
+from medgen.io.dicom_codestream import refuse_false_sizes
 from medgen.io.dicom_files import UNREADABLE, Instance, pixels_of, quiet
 from medgen.io.dicom_slices import Slice
 from medgen.io.dicom_values import real_values, stored_values
@@ -196,7 +203,11 @@ def _decoded(
     syntax = UID(instance.transfer_syntax)
     native = not (syntax.is_transfer_syntax and syntax.is_compressed)
     indices = sorted({item.number for item in items})
-    frames = dict(zip(indices, iter_pixels(dataset, indices=indices), strict=True))
+    if not native:
+        refuse_false_sizes(dataset, indices)
+    plugin = "" if native else _plugin(syntax)
+    decoded = iter_pixels(dataset, indices=indices, decoding_plugin=plugin)
+    frames = dict(zip(indices, decoded, strict=True))
     for item in items:
         stored = _tile(frames[item.number], item)
         if palette:
@@ -204,6 +215,20 @@ def _decoded(
         elif native and stored.ndim == 2:  # decoders of compressed pixels know which bits count
             stored = stored_values(stored, dataset)
         yield stored, dataset
+
+
+def _plugin(syntax: UID) -> str:
+    """The decoder to use; "" leaves the choice to pydicom.
+
+    A damaged picture makes GDCM end the whole process, so it comes last.
+    """
+    try:
+        there = get_decoder(syntax).available_plugins
+    except NotImplementedError:
+        return ""
+    others = [name for name in there if name != "gdcm"]
+    # Pillow knows no JPEG of 12 bits, and says so only when it meets one.
+    return others[0] if others and syntax != JPEGExtended12Bit else ""
 
 
 def without_pixels(instance: Instance, named: str) -> InputError:
@@ -236,8 +261,6 @@ def _broken(named: str, instance: Instance) -> InputError:
 
 def _lacking(syntax: UID) -> str:
     """What the decoders of a transfer syntax lack, if none of them is there."""
-    from pydicom.pixels import get_decoder
-
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
