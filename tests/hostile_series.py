@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -358,8 +359,8 @@ def radiograph(folder: Path, seed: int) -> Hostile:
     d.ImagerPixelSpacing = ["0.5", "0.5"]
     save(d, folder / "cr.dcm")
     planes = stack(4095 - head(seed)[..., 5:6], spacing=(0.5, 0.5, 1.0))
-    image = truth(planes, modality="CR")
-    return Hostile(folder, images=(type(image)(image.frames, None, ((),), modality="CR"),))
+    image = replace(truth(planes, modality="CR"), affine=None, points=((),))
+    return Hostile(folder, images=(image,))
 
 
 KINDS: dict[str, Callable[[Path, int], Hostile]] = {
