@@ -1,21 +1,28 @@
-"""Write docs/reference/command-line.md from the commands themselves: `make docs`.
+"""Write the reference from the program itself: `make docs`.
 
-The reference can then not say anything that the program does not do; a test compares the two.
+The pages on the command line and on pipelines can then not say anything that the program does not
+do; a test compares them. The JSON schema of pipelines is for editors that check while one types.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import typer.main
+from pydantic import BaseModel
 
+from medgen.batch.pipeline import Convert, Deidentify, Detect, Naming, Pipeline, Selection
+from medgen.batch.pipeline import json_schema as pipeline_schema
+from medgen.batch.rules import FIELDS, Rule
 from medgen.cli import app
+from medgen.io.deidentify import Profile
 
-PAGE = Path(__file__).parent / "reference" / "command-line.md"
+FOLDER = Path(__file__).parent / "reference"
 HEAD = """# Command line
 
 <!-- Written by docs/make_reference.py from the program itself; change the help texts there. -->
@@ -28,6 +35,7 @@ is not a terminal, and no colours when `NO_COLOR` is set.
 | 0 | done |
 | 1 | failed |
 | 2 | bad usage or bad input; nothing was written |
+| 3 | a batch finished, and some of its cases failed |
 | 130 | interrupted |
 
 | environment variable | meaning |
@@ -81,5 +89,72 @@ def reference() -> str:
     return "\n".join(lines) + "\n"
 
 
+PIPELINES_HEAD = """# Pipelines
+
+<!-- Written by docs/make_reference.py from the program itself; change the descriptions there. -->
+
+A pipeline is a YAML file for `medgen batch`: which images of an archive, what to do with each, what
+to write. Those that come with medgen lie in `pipelines/`; copy one and change it. Unknown keys are
+refused. For completion and checks while you type, begin the file with
+
+```yaml
+# yaml-language-server: $schema=pipeline.schema.json
+```
+
+and the path or address of [pipeline.schema.json](pipeline.schema.json), which
+`medgen batch schema` prints too.
+"""
+PARTS = (
+    ("The file", Pipeline),
+    ("`images`", Selection),
+    ("A rule", Rule),
+    ("`task: {name: detect-anomalies}`", Detect),
+    ("`task: {name: deidentify}`", Deidentify),
+    ("`profile`", Profile),
+    ("`task: {name: dicom-to-bids}`", Convert),
+    ("An entry of `naming`", Naming),
+)
+
+
+def keys(model: type[BaseModel]) -> Iterator[str]:
+    """A table of what a part of a pipeline may say."""
+    yield "| key | meaning | default |\n|---|---|---|"
+    for name, field in model.model_fields.items():
+        if name == "name" and not field.description:
+            continue  # the tag that stands in the heading
+        default = field.get_default(call_default_factory=True)
+        if field.is_required():
+            shown = "required"
+        elif default in (None, (), "") or isinstance(default, BaseModel):
+            shown = ""
+        elif isinstance(default, tuple):
+            shown = f"`[{', '.join(map(str, default))}]`"
+        else:
+            shown = f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        yield f"| `{name}` | {plain(field.description)} | {shown} |"
+
+
+def pipelines() -> str:
+    """The page on pipeline files."""
+    lines = [PIPELINES_HEAD]
+    for heading, model in PARTS:
+        lines += [f"\n## {heading}\n", *keys(model)]
+    lines += ["\n## Fields that rules may ask for\n", "| field | meaning |\n|---|---|"]
+    lines += [f"| `{name}` | {meaning} |" for name, meaning in FIELDS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def schema() -> str:
+    """The JSON schema of pipeline files."""
+    return json.dumps(pipeline_schema(), indent=2) + "\n"
+
+
+FILES = {
+    "command-line.md": reference,
+    "pipelines.md": pipelines,
+    "pipeline.schema.json": schema,
+}
+
 if __name__ == "__main__":
-    PAGE.write_text(reference(), encoding="utf-8")
+    for name, content in FILES.items():
+        (FOLDER / name).write_text(content(), encoding="utf-8")

@@ -15,7 +15,7 @@ from typing import Any
 # The libraries whose version can change a number.
 LIBRARIES = (
     "medgen", "torch", "monai", "numpy", "scipy", "scikit-image", "SimpleITK",
-    "nibabel", "pydicom", "safetensors", "lightning-fabric",
+    "nibabel", "pydicom", "highdicom", "distributed", "safetensors", "lightning-fabric",
 )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ from medgen.batch.summarise import summarise
 from medgen.batch.work import Job, Outcome, work
 from medgen.errors import InputError, MedgenError
 from medgen.io.files import atomic_path
+from medgen.run_record import fingerprint, run_record, timed
+from medgen.tasks.detect_files import write_json
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -185,25 +187,51 @@ def run_cohort(options: Options, watcher: Watcher | None = None) -> dict[str, in
     kind = options.kind or kind_of(options.source)
     refuse_unfit(options, pipeline, kind)
     package = _package(pipeline)
+    timings: dict[str, float] = {}
     with _folder(options.output), locked(options.output, options.shard):
         ledger_path = options.output / f"ledger{options.shard.suffix}.sqlite"
         with Ledger(ledger_path) as ledger:
             _same_run(ledger, pipeline, package, kind, options)
             secret = secret_of(options.output)
-            plan = make_plan(replace(options, kind=kind), secret, watcher)
+            with timed(timings, "discover and plan"):
+                plan = make_plan(replace(options, kind=kind), secret, watcher)
             _write_tables(options, plan)
             ledger.put(plan.entries)
             watcher.planned(len(plan.todo), len(plan.cases) - len(plan.todo))
             try:
                 if plan.todo:
-                    _work(options, plan, secret, ledger, watcher)
+                    with timed(timings, "run"):
+                        _work(options, plan, secret, ledger, watcher)
             except BaseException:
                 discard(_drafts(options))
                 with suppress(MedgenError):  # a full disk must not hide why the run stopped
                     _summarise(options, plan)
                 raise
             discard(_drafts(options))
-            return _summarise(options, plan)
+            counts = _summarise(options, plan)
+            _write_record(options, plan, counts, timings)
+            return counts
+
+
+def _write_record(
+    options: Options, plan: Plan, counts: dict[str, int], timings: dict[str, float]
+) -> None:
+    """``run.json`` of this run, or of this shard; each case has its own beside its outputs."""
+    model = None
+    if plan.package is not None:
+        manifest = plan.package.manifest
+        model = {"name": manifest.name, "version": manifest.version, "sha256": plan.package.sha256}
+    record = run_record(
+        "batch run PIPELINE ARCHIVE -o OUT", inputs=[fingerprint(options.pipeline)],
+        outputs=[options.output / name for name in (SELECTION, "summary.tsv", "summary.json")],
+        timings=timings, model=model, device=options.device, seed=options.seed,
+        shard=f"{options.shard.number}/{options.shard.count}",
+        workers="an existing Dask cluster" if options.scheduler else str(plan.layout),
+        cases=counts, cases_of_this_run=len(plan.todo), images=len(plan.found.images),
+        set_aside=plan.found.set_aside, notes=plan.found.notes,
+    )  # fmt: skip
+    with atomic_path(options.output / f"run{options.shard.suffix}.json", overwrite=True) as draft:
+        write_json(draft, record)
 
 
 def _summarise(options: Options, plan: Plan) -> dict[str, int]:
