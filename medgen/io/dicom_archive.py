@@ -121,7 +121,10 @@ def instances(
     search = search or Search()
     if not isinstance(source, Path):
         for location in source:
-            yield from _instance(location, zips, search)
+            try:
+                yield from _instance(location, zips, search)
+            except InputError:  # its zip is gone, or has become another
+                search.damaged += 1
     elif source.is_dir():
         yield from _in_folder(source, zips, search)
     elif _start(source)[:4] == b"PK\x03\x04":

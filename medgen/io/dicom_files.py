@@ -8,7 +8,9 @@ result.
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
+import threading
 import warnings
 import zipfile
 import zlib
@@ -123,12 +125,24 @@ class Instance:
         return f"the object {self.header.get('SOPInstanceUID', 'without a UID')}"
 
 
+_quiet_blocks = 0
+_quiet_lock = threading.Lock()
+logging.getLogger("pydicom").addFilter(lambda record: _quiet_blocks == 0)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep pydicom's warnings, which may quote the values of tags, out of logs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    global _quiet_blocks
+    with _quiet_lock:
+        _quiet_blocks += 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        with _quiet_lock:
+            _quiet_blocks -= 1
 
 
 def looks_like_dicom(start: bytes) -> bool:

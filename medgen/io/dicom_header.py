@@ -9,6 +9,7 @@ deflated, a wanted sequence, anything malformed) is left to pydicom.
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -18,7 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-_FIRST_BYTES, _MORE_BYTES = 16 * 1024, 1024 * 1024
+_FIRST_BYTES, _MORE_BYTES, _MOST_BYTES = 16 * 1024, 1024 * 1024, 4 * 1024 * 1024
+_LARGE_BYTES, _MOST_INFLATION = 64 * 1024 * 1024, 250
 _MOST_ELEMENTS = 20_000
 _MOST_NESTED = 16
 _CACHE_ENTRIES, _CACHED_BYTES = 20_000, 128
@@ -39,6 +41,14 @@ _cache: dict[tuple[int, bytes | None, bytes, bytes], DataElement | None] = {}
 
 class _OddError(Exception):
     """The header is not plain; pydicom may still read it."""
+
+
+class _DeflatedError(Exception):
+    """All behind the meta header is deflated."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
 
 
 @dataclass(frozen=True)
@@ -82,17 +92,28 @@ def read_plain_header(stream: BinaryIO, wanted: Wanted) -> PlainHeader | None:
     Args:
         stream: At its start.
         wanted: What to keep.
+
+    Raises:
+        EOFError: The object is cut off.
+        ValueError: It is deflated, and would inflate to far more than an image does.
     """
     data = stream.read(_FIRST_BYTES)
+    complete = len(data) < _FIRST_BYTES
     while True:
         try:
-            return _read(data, wanted, complete=len(data) < _FIRST_BYTES)
+            return _read(data, wanted, complete)
         except _OddError:
             return None
+        except _DeflatedError as deflated:
+            _refuse_bomb(data[deflated.start :] + stream.read())
+            return None
         except (struct.error, IndexError):  # the header is longer
-            more = stream.read(_MORE_BYTES)
-            if not more or len(data) > 4 * _MORE_BYTES:
+            if len(data) > _MOST_BYTES:
                 return None
+            if complete:
+                raise EOFError("the object ends within an element") from None
+            more = stream.read(_MORE_BYTES)
+            complete = len(more) < _MORE_BYTES
             data += more
 
 
@@ -105,7 +126,7 @@ def _read(data: bytes, wanted: Wanted, complete: bool) -> PlainHeader:
     if syntax is None or not UID(syntax).is_transfer_syntax or syntax == ExplicitVRBigEndian:
         raise _OddError
     if UID(syntax).is_deflated:
-        raise _OddError
+        raise _DeflatedError(start)
     found: dict[int, tuple[bytes | None, bytes]] = {}
     at = _elements(data, start, syntax != ImplicitVRLittleEndian, wanted, found, last=_PIXELS)
     if at >= len(data) and not complete:
@@ -114,6 +135,17 @@ def _read(data: bytes, wanted: Wanted, complete: bool) -> PlainHeader:
         found[_SOP_CLASS] = meta[_MEDIA_CLASS]
     header = Dataset(_converted(found, wanted))
     return PlainHeader(header, syntax, at, data[at : at + 2] == b"\xe0\x7f")
+
+
+def _refuse_bomb(packed: bytes) -> None:
+    """Raise if inflating gives more than images do; no more than a part is ever in memory."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    total, rest = 0, packed
+    while rest:
+        total += len(inflater.decompress(rest, _MORE_BYTES))
+        rest = inflater.unconsumed_tail
+        if total > _LARGE_BYTES and total > _MOST_INFLATION * len(packed):
+            raise ValueError("it inflates to far more than an image does")
 
 
 def _uid(raw: tuple[bytes | None, bytes] | None) -> str | None:
@@ -132,8 +164,8 @@ def _elements(
     two, four, size = struct.Struct("<H").unpack_from, struct.Struct("<I").unpack_from, len(data)
     kind: bytes | None = None
     for _ in range(_MOST_ELEMENTS):
-        if at == size:
-            return at
+        if at <= size < at + 8:  # the end, or what was added to fill a block
+            return size
         tag = (two(data, at)[0] << 16) | two(data, at + 2)[0]
         if tag >= last:
             return at

@@ -67,8 +67,14 @@ def voxels_of(slices: Sequence[Slice], named: str) -> Voxels:
     size = slices[0].size
     # Slice by slice in memory, so that each picture is written in one piece.
     shape = (_channels(slices[0], named), len(slices), size[1], size[0])
-    pictures = np.empty(shape, np.float32)
-    padding = np.zeros(shape[1:], bool) if _may_be_padded(slices) else None
+    try:
+        pictures = np.empty(shape, np.float32)
+        padding = np.zeros(shape[1:], bool) if _may_be_padded(slices) else None
+    except MemoryError as error:
+        raise InputError(
+            f"{named} needs {4 * np.prod(shape, dtype=float) / 2**30:.1f} GiB of memory, more than "
+            "there is", "Use a machine with more memory.",
+        ) from error  # fmt: skip
     limits = np.empty((len(slices), 2))
     # Slices of one object are decoded one after the other, objects at the same time.
     objects: dict[Instance, list[int]] = {}
@@ -99,10 +105,7 @@ def voxels_of(slices: Sequence[Slice], named: str) -> Voxels:
 
 
 def _channels(item: Slice, named: str) -> int:
-    """1 for grey values, 3 for colour."""
-    header = item.instance.header
-    if str(header.get("PhotometricInterpretation") or "").startswith("MONOCHROME"):
-        return 1
+    """1 for grey values, 3 for colour: of a first picture, which also proves its size."""
     with quiet(), _explained(item.instance, named):
         picture, _ = next(_stored(item.instance, [item], named))
     return 1 if picture.ndim == 2 else int(picture.shape[2])
