@@ -56,13 +56,16 @@ def test_voxels_and_geometry_stay(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(before.affine, after.affine)
 
 
-def test_a_pet_keeps_its_suv_with_the_options_it_needs(tmp_path: Path) -> None:
-    source = hostile_dicom.build("PET ADMIN", tmp_path / "in").folder
+@pytest.mark.parametrize("kind", ["PET START", "PET ADMIN", "enhanced PET"])
+def test_a_pet_keeps_its_suv_with_the_options_it_needs(kind: str, tmp_path: Path) -> None:
+    source = hostile_dicom.build(kind, tmp_path / "in").folder
     profile = Profile(dates="shift", keep_patient_characteristics=True)
     deidentify(source, tmp_path / "out", profile=profile, key=KEY)
-    before, after = read(source), read(tmp_path / "out")
-    assert before.provenance.units == after.provenance.units
+    before, after = read(source, units="SUVbw"), read(tmp_path / "out", units="SUVbw")
     assert np.array_equal(before.voxels, after.voxels)
+    deidentify(source, tmp_path / "basic", key=KEY)
+    with pytest.raises(InputError, match="SUV"):
+        read(tmp_path / "basic", units="SUVbw")
 
 
 def test_a_segmentation_still_points_to_its_images(tmp_path: Path) -> None:
