@@ -353,6 +353,11 @@ def test_key_files(tmp_path: Path) -> None:
     ("changes", "reason", "damaged"),
     [
         ({"BurnedInAnnotation": "YES"}, "says so", False),
+        (
+            {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4", "BurnedInAnnotation": "YES"},
+            "says so",
+            False,
+        ),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "secondary capture", False),
         ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "picture of a screen", False),
         ({"Modality": "US"}, "usual for US", False),

@@ -205,11 +205,11 @@ def _refuse_incomplete(dataset: Dataset) -> None:
 
 def _text_in_pixels(dataset: Dataset) -> str | None:
     """Why text may be in the pixels; None if nothing speaks for it."""
-    if str(dataset.SOPClassUID) in (*_SEGMENTATION, _PARAMETRIC_MAP):
-        return None  # made from numbers by a program, not drawn
     reason = burned_in.suspicion(dataset)
     if reason:
         return reason
+    if str(dataset.SOPClassUID) in (*_SEGMENTATION, _PARAMETRIC_MAP):
+        return None  # made from numbers by a program, not drawn
     try:
         text = burned_in.shows_text(dataset)
     except Exception:  # no decoder, or a damaged codestream: what is in it is not known
