@@ -22,7 +22,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEGExtended12Bit,
+    JPEGBaseline8Bit,
 )
 
 from medgen.errors import InputError
@@ -223,15 +223,10 @@ def _decoded(
 def _plugin(syntax: UID) -> str:
     """The decoder to use; "" leaves the choice to pydicom.
 
-    A damaged picture makes GDCM end the whole process, so it comes last.
+    A damaged JPEG makes GDCM end the whole process, so Pillow decodes what both can.
     """
-    try:
-        there = get_decoder(syntax).available_plugins
-    except NotImplementedError:
-        return ""
-    others = [name for name in there if name != "gdcm"]
-    # Pillow knows no JPEG of 12 bits, and says so only when it meets one.
-    return others[0] if others and syntax != JPEGExtended12Bit else ""
+    both = syntax == JPEGBaseline8Bit and "pillow" in get_decoder(syntax).available_plugins
+    return "pillow" if both else ""
 
 
 def without_pixels(instance: Instance, named: str) -> InputError:

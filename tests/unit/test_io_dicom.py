@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io as stdlib_io
 import shutil
 import subprocess
@@ -32,6 +33,7 @@ from medgen.volume import Volume
 SHAPE = (7, 6, 5)
 AFFINE = np.array([[-1.5, 0, 0, 40], [0, -1.25, 0, 30], [0, 0, 3, -20], [0, 0, 0, 1]])
 SECRET = "Doe^Jane"
+OUTCOMES = Path(__file__).parents[2] / "benchmarks" / "dicom_outcomes.py"
 
 
 def example() -> Volume:
@@ -541,3 +543,21 @@ def test_pydicoms_folder_of_many_series() -> None:
         if not facts["problems"]:
             volume = io.read(folder, series=facts["series_uid"])
             assert volume.geometry.shape == facts["shape"]
+
+
+def test_every_file_of_pydicom_is_read_or_refused() -> None:
+    """The committed table of benchmarks/dicom_outcomes.py lists what becomes of each."""
+    spec = importlib.util.spec_from_file_location("dicom_outcomes", OUTCOMES)
+    assert spec is not None
+    assert spec.loader is not None
+    outcomes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(outcomes)
+    files = outcomes.shipped_with_pydicom()
+    assert len(files) > 150
+    results = [outcomes.outcome(path) for path in files]
+    crashed = [
+        (p.name, why) for p, (how, why) in zip(files, results, strict=True) if how == "crash"
+    ]
+    assert crashed == []
+    assert all(why for _, why in results)
+    assert sum(how == "read" for how, _ in results) > 60
