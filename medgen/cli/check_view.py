@@ -359,7 +359,7 @@ def _without_path(image: Image, reason: str) -> str:
 def _places(groups: Mapping[str, Sequence[str]]) -> str:
     """Such as "study 1: 2, 3; study 2: 4", or how many where that gets long."""
     text = "; ".join(
-        f"{group}: {', '.join(names)}" if group else ", ".join(names)
+        f"{group}: {', '.join(dict.fromkeys(names))}" if group else ", ".join(dict.fromkeys(names))
         for group, names in groups.items()
     )
     if len(text) <= _LONG:
