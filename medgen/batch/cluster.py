@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -133,6 +134,7 @@ def local_cluster(layout: Layout) -> Iterator[Client]:
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
+    _quiet()
     settings = {
         # A worker's death is reported at once: the engine decides what is tried again, and how.
         "distributed.scheduler.allowed-failures": 0,
@@ -194,13 +196,15 @@ def existing_cluster(address: str) -> Iterator[Client]:
     check_address(address)
     from distributed import Client
 
+    _quiet()
+
     try:
         client = Client(address, timeout=10, set_as_default=False)
     except (OSError, TimeoutError) as error:
         msg = f"no Dask scheduler answers at {address}"
         raise InputError(msg, "Start one with `dask scheduler`, and workers beside it.") from error
     try:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
+        if not _workers(client):
             raise InputError(
                 f"the Dask scheduler at {address} has no workers",
                 f"Start some: dask worker {address} --nthreads 1 --resources {LANES}=1",
@@ -212,13 +216,21 @@ def existing_cluster(address: str) -> Iterator[Client]:
 
 def total_lanes(client: Client) -> int:
     """How many cases the cluster can hold at a time."""
-    info: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
     return sum(
-        int(worker["resources"].get(LANES, 0) or worker["nthreads"]) for worker in info.values()
+        int(worker["resources"].get(LANES, 0) or worker["nthreads"]) for worker in _workers(client)
     )
 
 
-def has_lanes(client: Client) -> bool:
-    """Whether its workers were started with the resource that keeps cases apart."""
-    info: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-    return all(LANES in worker["resources"] for worker in info.values())
+def lanes_of_a_worker(client: Client) -> int:
+    """Most cases that one worker holds; 0 if the workers were started without that resource."""
+    lanes = [int(worker["resources"].get(LANES, 0)) for worker in _workers(client)]
+    return max(lanes) if lanes and all(lanes) else 0
+
+
+def _workers(client: Client) -> list[dict[str, Any]]:
+    return list(client.scheduler_info(n_workers=-1).get("workers", {}).values())
+
+
+def _quiet() -> None:
+    """What Dask has to say about lost connections, medgen says itself."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)

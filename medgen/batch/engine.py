@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from medgen.batch.cluster import LANES, has_lanes, total_lanes
+from medgen.batch.cluster import LANES, lanes_of_a_worker, total_lanes
 from medgen.batch.work import Job, Outcome
 from medgen.errors import MedgenError
 
@@ -39,6 +39,7 @@ class _Flight:
 
     job: Job
     future: Future
+    alone: bool
     started: float | None = None
     worker: str | None = None
     pid: int | None = None
@@ -69,6 +70,7 @@ class Engine:
     _deaths: Counter[str] = field(default_factory=Counter)
     _last: deque[Job] = field(default_factory=deque)
     _serial: int = 0
+    _lanes: int = 0
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Do all jobs; yields each with its final outcome.
@@ -77,6 +79,7 @@ class Engine:
             ClusterLost: The scheduler does not answer any more.
         """
         waiting = deque(jobs)
+        self._lanes = lanes_of_a_worker(self.client)
         # A few more than can be held, so that no lane waits for this loop.
         window = total_lanes(self.client) + 2
         self.client.subscribe_topic(_TOPIC, lambda event: self._messages.put(("started", event)))
@@ -85,10 +88,10 @@ class Engine:
                 while waiting and len(self._flights) < window:
                     self._submit(waiting.popleft())
                 if self._last and not waiting and not self._flights:
-                    self._submit(self._last.popleft())
-                for job, outcome in self._settled():
-                    if outcome.state != "memory" or not self._tried_again(job, outcome, waiting):
-                        yield job, outcome
+                    self._submit(self._last.popleft(), last=True)
+                for flight, outcome in self._settled():
+                    if outcome.state != "memory" or not self._again(flight, outcome, waiting):
+                        yield flight.job, outcome
                 self._end_hanging()
         finally:
             with suppress(Exception):
@@ -96,25 +99,21 @@ class Engine:
             with suppress(Exception):
                 self.client.unsubscribe_topic(_TOPIC)
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: Job, last: bool = False) -> None:
         self._serial += 1
         key = f"case-{self._serial}"
-        taken = None
-        if has_lanes(self.client):
-            # A job that was cut short once gets a worker of its own.
-            cut_short = job.attempt > 1 or self._deaths[job.id] > 0
-            taken = {LANES: self._lanes_of_a_worker() if cut_short else 1}
+        # A job that was cut short once gets a worker of its own.
+        cut_short = job.attempt > 1 or self._deaths[job.id] > 0
+        lanes = self._lanes if cut_short else min(1, self._lanes)
+        taken = {LANES: lanes} if lanes else None
         future = self.client.submit(
             _announced, self.work, job, key, key=key, pure=False, retries=0, resources=taken
         )
-        self._flights[key] = _Flight(job, future)
+        alone = last or (lanes > 0 and lanes == self._lanes)
+        self._flights[key] = _Flight(job, future, alone)
         future.add_done_callback(lambda done: self._messages.put(("finished", done.key)))
 
-    def _lanes_of_a_worker(self) -> int:
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        return max((int(worker["resources"].get(LANES, 1)) for worker in workers), default=1)
-
-    def _settled(self) -> list[tuple[Job, Outcome]]:
+    def _settled(self) -> list[tuple[_Flight, Outcome]]:
         """Wait a moment for news; give the jobs that ended."""
         ended = []
         with suppress(queue.Empty):
@@ -125,7 +124,7 @@ class Engine:
                     self._note_start(value)
                 elif value in self._flights:
                     flight = self._flights.pop(value)
-                    ended.append((flight.job, self._outcome(flight)))
+                    ended.append((flight, self._outcome(flight)))
                 message = self._messages.get_nowait()
         if self.client.status not in ("running", "connecting"):
             raise ClusterLost(
@@ -167,22 +166,26 @@ class Engine:
         finally:
             future.release()
 
-    def _tried_again(self, job: Job, outcome: Outcome, waiting: deque[Job]) -> bool:
+    def _again(self, flight: _Flight, outcome: Outcome, waiting: deque[Job]) -> bool:
         """Queue a job that was cut short again, unless it had all its tries.
 
-        When a worker dies, so do the jobs beside the culprit. So the first death of a job that had
-        not begun is not held against it, and from the second on it is tried last, with no other
-        job on the cluster: if a worker dies then, nobody else can be blamed.
+        When a worker dies, so do the jobs beside the culprit. So a death counts as a try only if
+        the job had the worker to itself. It gets one to itself after the first death; if that one
+        dies before the job says that it has begun, the job is tried last, with no other on the
+        cluster, and then nobody else can be blamed.
         """
+        job, line = flight.job, waiting
         if outcome.reason == _DIED:
             self._deaths[job.id] += 1
-            if self._deaths[job.id] == 1 and outcome.detail is None:
-                waiting.append(job)
+            tried_last = self._deaths[job.id] > 2
+            if not self._lanes or self._deaths[job.id] > 1:
+                line = self._last
+            if not flight.alone or (flight.started is None and not tried_last):
+                line.append(job)
                 return True
         self.on_retry(job, outcome)
         if job.attempt >= self.attempts:
             return False
-        line = self._last if self._deaths[job.id] > 1 else waiting
         line.append(replace(job, attempt=job.attempt + 1))
         return True
 

@@ -27,7 +27,10 @@ def contents(out: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and ".medgen" not in path.parts and not path.name.endswith(timed)
+        if path.is_file()
+        and ".medgen" not in path.parts
+        and not path.name.endswith(timed)
+        and not path.name.startswith("run-")
     }
 
 
