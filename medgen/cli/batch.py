@@ -25,7 +25,7 @@ from medgen.cli.console import (
 
 if TYPE_CHECKING:
     from medgen.batch.ledger import Entry
-    from medgen.batch.run import Options, Plan, Watcher
+    from medgen.batch.prepare import Options, Plan, Watcher
 
 SOME_FAILED = 3
 # Plain progress lines, for logs, come no more often than this; failures always.
@@ -174,7 +174,7 @@ def plan(
     import os
 
     from medgen.batch.discover import secret_of
-    from medgen.batch.run import make_plan
+    from medgen.batch.prepare import make_plan
     from medgen.batch.shards import HIDDEN
 
     wishes = _options(
@@ -245,7 +245,7 @@ def schema() -> None:
 
 
 def _options(pipeline: Path, archive: Path, output: Path, **wishes: Any) -> Options:
-    from medgen.batch.run import Options
+    from medgen.batch.prepare import Options
     from medgen.batch.shards import Shard, parse_shard
 
     text, key_file = wishes.pop("shard", None), wishes.pop("key_file", None)
@@ -263,7 +263,7 @@ def _options(pipeline: Path, archive: Path, output: Path, **wishes: Any) -> Opti
 @contextmanager
 def _watching() -> Iterator[Watcher]:
     """Show progress: a live display on a terminal, plain lines elsewhere, nothing with -q."""
-    from medgen.batch.run import Watcher
+    from medgen.batch.prepare import Watcher
 
     if Settings.level < NORMAL:
         yield Watcher()
@@ -279,7 +279,7 @@ def _live() -> Iterator[Watcher]:
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from medgen.batch.run import Watcher
+    from medgen.batch.prepare import Watcher
 
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
@@ -344,7 +344,7 @@ class _Lines:
         self.last = time.monotonic()
 
     def watcher(self) -> Watcher:
-        from medgen.batch.run import Watcher
+        from medgen.batch.prepare import Watcher
 
         return Watcher(
             looked_at=self.looked_at, planned=self.planned, ended=self.ended, say=self.line
