@@ -127,7 +127,8 @@ class Instance:
 
 _quiet_blocks = 0
 _quiet_lock = threading.Lock()
-logging.getLogger("pydicom").addFilter(lambda record: _quiet_blocks == 0)
+for _name in ("pydicom", "pydicom.pixels.decoders.base"):  # filters are not inherited
+    logging.getLogger(_name).addFilter(lambda record: _quiet_blocks == 0)
 
 
 @contextmanager

@@ -16,17 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
+from pydicom.pixels import apply_color_lut, iter_pixels
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEGBaseline8Bit,
 )
 
 from medgen.errors import InputError
-from medgen.io.dicom_codestream import refuse_false_sizes
+from medgen.io.dicom_decoders import decode, lacking
 from medgen.io.dicom_files import UNREADABLE, Instance, pixels_of, quiet
 from medgen.io.dicom_slices import Slice
 from medgen.io.dicom_values import real_values, stored_values
@@ -206,10 +205,7 @@ def _decoded(
     syntax = UID(instance.transfer_syntax)
     native = not (syntax.is_transfer_syntax and syntax.is_compressed)
     indices = sorted({item.number for item in items})
-    if not native:
-        refuse_false_sizes(dataset, indices)
-    plugin = "" if native else _plugin(syntax)
-    decoded = iter_pixels(dataset, indices=indices, decoding_plugin=plugin)
+    decoded = iter_pixels(dataset, indices=indices) if native else decode(dataset, indices)
     frames = dict(zip(indices, decoded, strict=True))
     for item in items:
         stored = _tile(frames[item.number], item)
@@ -218,15 +214,6 @@ def _decoded(
         elif native and stored.ndim == 2:  # decoders of compressed pixels know which bits count
             stored = stored_values(stored, dataset)
         yield stored, dataset
-
-
-def _plugin(syntax: UID) -> str:
-    """The decoder to use; "" leaves the choice to pydicom.
-
-    A damaged JPEG makes GDCM end the whole process, so Pillow decodes what both can.
-    """
-    both = syntax == JPEGBaseline8Bit and "pillow" in get_decoder(syntax).available_plugins
-    return "pillow" if both else ""
 
 
 def without_pixels(instance: Instance, named: str) -> InputError:
@@ -243,11 +230,11 @@ def _broken(named: str, instance: Instance) -> InputError:
         return InputError(
             f"{named}: the pixel data of {instance} is damaged or incomplete", _EXPORT_AGAIN
         )
-    lacking = _lacking(syntax)
-    if lacking:
+    absent = lacking(syntax)
+    if absent:
         return InputError(
             f"{named}: the pixel data of {instance} cannot be decoded: no decoder is installed for "
-            f"{syntax.name} ({lacking}), or it is damaged",
+            f"{syntax.name} ({absent}), or it is damaged",
             'Add decoders: pip install "medgen[codecs]"; or export the series again, uncompressed.',
         )
     return InputError(
@@ -255,12 +242,3 @@ def _broken(named: str, instance: Instance) -> InputError:
         f"{syntax.name} that no decoder knows",
         "Export the series again, uncompressed.",
     )
-
-
-def _lacking(syntax: UID) -> str:
-    """What the decoders of a transfer syntax lack, if none of them is there."""
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        return "pydicom knows none"
-    return "" if decoder.is_available else "; ".join(decoder.missing_dependencies)
