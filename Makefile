@@ -62,11 +62,15 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# anomaly_real, brain_extraction and healthy_scans need the real scans named in CONTRIBUTING.md.
+# anomaly_real, brain_extraction, burned_in_text and healthy_scans need the real scans named in CONTRIBUTING.md.
 bench: setup
 	$(BIN)/python benchmarks/inference_vs_monai.py --output benchmarks/results/inference_vs_monai.md
 	$(BIN)/python benchmarks/brain_extraction.py --data $(DATA)
 	$(BIN)/python benchmarks/speed.py --model brain-mr --output benchmarks/results/speed.md
+	$(BIN)/python benchmarks/dicom_reading.py --output benchmarks/results/dicom_reading.md
+	$(BIN)/python benchmarks/dicom_outcomes.py --output benchmarks/results/dicom_outcomes.md
+	$(BIN)/python benchmarks/burned_in_text.py --data $(DATA)
+	$(BIN)/python benchmarks/cohort.py --output benchmarks/results/cohort.md
 	$(BIN)/python benchmarks/healthy_scans.py --data $(DATA) \
 	  --output benchmarks/results/healthy_scans.md
 	$(BIN)/python benchmarks/anomaly_real.py --data $(DATA) --model brain-mr $(BASELINES) \

@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # What each prints before its number.
 LISTED = {
     "baseline_on_a_phantom.py": "average precision",
+    "cohort_of_phantoms.py": "cases done",
     "where_is_it.py": "distance",
 }
 
