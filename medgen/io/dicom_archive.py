@@ -127,7 +127,7 @@ def instances(
                 search.damaged += 1
     elif source.is_dir():
         yield from _in_folder(source, zips, search)
-    elif _start(source)[:4] == b"PK\x03\x04":
+    elif (_start(source) or b"")[:4] == b"PK\x03\x04":
         yield from _in_zip(source, zips, search)
     else:
         for instance in _instance(Location(source), zips, search):
@@ -147,18 +147,19 @@ def _without_directories(found: Iterator[Instance]) -> Iterator[Instance]:
     return (instance for instance in found if not _is_directory(instance))
 
 
-def _start(file: Path) -> bytes:
+def _start(file: Path) -> bytes | None:
+    """The first bytes of a file; None if it cannot be read."""
     try:
         with file.open("rb", buffering=0) as stream:
             return stream.read(PREAMBLE_BYTES)
     except OSError:
-        return b""
+        return None
 
 
 def _in_folder(folder: Path, zips: Zips, search: Search) -> Iterator[Instance]:
     for file in walk(folder, search.unreadable):
         start = _start(file)
-        if start[:4] == b"PK\x03\x04":
+        if start is not None and start[:4] == b"PK\x03\x04":
             try:
                 yield from _in_zip(file, zips, search)
             except InputError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hostile_dicom
 import numpy as np
 import pydicom
 import pytest
@@ -449,3 +452,42 @@ def test_the_sample_series_is_an_image() -> None:
     archive = io.index_dicom(folder)
     assert (len(archive.images), archive.set_aside) == (1, [])
     assert archive.images[0].header["image_type"] == ["DERIVED", "SECONDARY", "OTHER"]
+
+
+# --- damage ----------------------------------------------------------------------------------
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Bytes changed, lost, added, cut: mostly in the header."""
+    changed = bytearray(data)
+    for _ in range(rng.choice([1, 2, 5, 20])):
+        at = rng.randrange(min(len(changed), 4000))
+        kind = rng.random()
+        if kind < 0.5:
+            changed[at] = rng.randrange(256)
+        elif kind < 0.7:
+            changed[at : at + 4] = rng.choice(
+                [b"\xff" * 4, bytes(4), b"SQ\0\0", b"UN\0\0", b"\xfe\xff\0\xe0"]
+            )
+        elif kind < 0.85:
+            del changed[at : at + rng.randrange(1, 9)]
+        else:
+            changed[at:at] = bytes(rng.randrange(1, 9))
+    return bytes(changed[: rng.randrange(len(changed))] if rng.random() < 0.1 else changed)
+
+
+@pytest.mark.parametrize("kind", ["enhanced MR", "mosaic", "PET START", "DICOMDIR", "zip"])
+def test_damage_gives_an_answer_or_an_error_never_a_crash(tmp_path: Path, kind: str) -> None:
+    made = hostile_dicom.build(kind, tmp_path / "in", seed=2)
+    named = made.folder if made.folder.is_file() else None
+    source = named or next(p for p in sorted(made.folder.rglob("*")) if p.is_file())
+    data, rng = source.read_bytes(), random.Random(kind)
+    for _ in range(60):
+        source.write_bytes(damaged(data, rng))
+        for attempt in (
+            lambda: io.index_dicom(made.folder),
+            lambda: io.describe(made.folder),
+            lambda: io.read(made.folder, frame=0),
+        ):
+            with contextlib.suppress(InputError):
+                attempt()
