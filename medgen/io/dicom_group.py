@@ -7,6 +7,8 @@ be one grid; the volumes on that grid (times, echoes, b-values) stay together.
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -156,9 +158,13 @@ def _number(found: Sequence[Series]) -> None:
 def _parts(members: Sequence[Instance]) -> list[Series]:
     """The images of one series: objects of one kind and direction each."""
     kinds: dict[tuple[Any, ...], list[tuple[np.ndarray | None, Series]]] = {}
+    frames_of_reference = {str(i.header.get("FrameOfReferenceUID")) for i in members}
+    # Where every object has its own, an anonymiser made them, and they tell nothing.
+    telling = len(frames_of_reference) <= max(len(members) / 2, 1)
     for instance in members:
         axes = _axes(instance)
-        known = kinds.setdefault(_kind(instance), [])
+        frame_of_reference = str(instance.header.get("FrameOfReferenceUID")) if telling else ""
+        known = kinds.setdefault((*_kind(instance), frame_of_reference), [])
         for other, series in known:
             if axes is None or other is None:
                 same = axes is other
@@ -175,25 +181,32 @@ def _parts(members: Sequence[Instance]) -> list[Series]:
 
 
 def _acquisitions(series: Series) -> list[Series]:
-    """A series whose acquisitions overlap in space without covering the same: each by itself."""
-    numbers_ = {i.header.get("AcquisitionNumber") for i in series.instances}
-    if len(numbers_) < 2 or _evenly_placed(series.instances):
-        return [series]
+    """A series whose acquisitions overlap in space (head, then neck): each by itself.
+
+    Acquisitions at mostly the same places are points in time, and stay together.
+    """
     split: dict[Any, list[Instance]] = {}
     for instance in series.instances:
         split.setdefault(instance.header.get("AcquisitionNumber"), []).append(instance)
-    if not all(_evenly_placed(members) for members in split.values()):
+    if len(split) < 2 or _evenly_placed(series.instances):
         return [series]
-    return [replace(series, instances=members) for members in split.values()]
+    places = [{_place(instance) for instance in members} for members in split.values()]
+    apart = all(
+        len(one & other) <= min(len(one), len(other)) / 2
+        for one, other in itertools.combinations(places, 2)
+    )
+    if not apart or not all(_evenly_placed(members) for members in split.values()):
+        return [series]
+    return [replace(series, instances=members, notes=[]) for members in split.values()]
 
 
 def _evenly_placed(instances: Sequence[Instance]) -> bool:
     """Whether every place holds as many slices as any other."""
-    counted: dict[tuple[str, ...], int] = {}
-    for instance in instances:
-        place = tuple(str(value) for value in instance.header.get("ImagePositionPatient") or ())
-        counted[place] = counted.get(place, 0) + 1
-    return len(set(counted.values())) == 1
+    return len(set(Counter(map(_place, instances)).values())) == 1
+
+
+def _place(instance: Instance) -> tuple[str, ...]:
+    return tuple(str(value) for value in instance.header.get("ImagePositionPatient") or ())
 
 
 def _kind(instance: Instance) -> tuple[Any, ...]:
@@ -210,7 +223,6 @@ def _kind(instance: Instance) -> tuple[Any, ...]:
     return (
         int(header.get("Rows") or 0), int(header.get("Columns") or 0),
         int(header.get("SamplesPerPixel") or 1), spacing,
-        str(header.get("FrameOfReferenceUID") or ""),
         None if enhanced else component(header),
         "MOSAIC" in (header.get("ImageType") or []),
         str(header.get("SOPClassUID") or ""),

@@ -269,6 +269,27 @@ def test_acquisitions_that_overlap_are_two_images(tmp_path: Path) -> None:
     assert all(image.facts["blocking"] is None for image in archive.images)
 
 
+def test_a_point_in_time_that_lacks_a_slice_is_no_shorter_image(tmp_path: Path) -> None:
+    for number in range(2):
+        for path in series(tmp_path / str(number), example(number)):
+            change(path, put(AcquisitionNumber=number + 1))
+            change(path, other_uid)
+    (tmp_path / "1" / "slice_0004.dcm").unlink()
+    with pytest.raises(GeometryError, match="between 1 and 2 images"):
+        io.read(tmp_path)
+
+
+def test_frames_of_reference(tmp_path: Path) -> None:
+    """Two are two images; one for every object is an anonymiser's work."""
+    paths = series(tmp_path / "s")
+    for path in paths[2:]:
+        change(path, put(FrameOfReferenceUID="1.2.3"))
+    assert [image.facts["shape"][2] for image in io.index_dicom(tmp_path).images] == [2, 2]
+    for path in paths:
+        change(path, put(FrameOfReferenceUID=generate_uid()))
+    assert np.array_equal(io.read(tmp_path).voxels, example().voxels)
+
+
 @pytest.mark.parametrize(
     ("vendor", "label"), [("siemens", "b 1000"), ("ge", "b 1000"), ("philips", "b 1000")]
 )
