@@ -13,7 +13,7 @@ from medgen.io.dicom import facts_of
 from medgen.io.dicom_archive import Search, Zips, instances
 from medgen.io.dicom_files import number, text
 from medgen.io.dicom_group import Series, group
-from medgen.io.dicom_slices import slices_of
+from medgen.io.dicom_slices import Slice, slices_of
 from medgen.io.walk import Location
 
 
@@ -152,6 +152,24 @@ def _image(series: Series, named: str) -> ImageSeries:
     )
 
 
+# Where enhanced objects keep what classic ones have in their header (PS3.3 C.8.13.5).
+_GROUPED = {
+    "RepetitionTime": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
+    "InversionTime": ("MRModifierSequence", "InversionTimes"),
+    "SliceThickness": ("PixelMeasuresSequence", "SliceThickness"),
+}
+
+
+def _grouped(one: Slice, keyword: str, sequence: str, inside: str) -> float | None:
+    """A number of a classic header, or of a frame's functional groups."""
+    for groups in one.groups:
+        items = groups.get(sequence)
+        found = number(items[0], inside) if items else None
+        if found is not None:
+            return found
+    return number(one.instance.header, keyword)
+
+
 def _header(series: Series) -> dict[str, Any]:
     """What rules choose a series by."""
     first = series.first
@@ -161,10 +179,15 @@ def _header(series: Series) -> dict[str, Any]:
         values = [value] if isinstance(value, str) else list(value or [])
         return [str(item) for item in values if str(item)]
 
+    traits: dict[str, Any] = {}
+    grouped: dict[str, float | None] = {}
     try:
-        traits = slices_of(series.instances[:1])[0].traits
+        one = slices_of(series.instances[:1])[0]
     except InputError:
-        traits = {}
+        one = None
+    if one is not None:
+        traits = one.traits
+        grouped = {keyword: _grouped(one, keyword, *names) for keyword, names in _GROUPED.items()}
     return {
         "modality": text(first, "Modality"),
         "body_part": text(first, "BodyPartExamined"),
@@ -173,14 +196,14 @@ def _header(series: Series) -> dict[str, Any]:
         "description": text(first, "SeriesDescription"),
         "scanning_sequence": "\\".join(listed("ScanningSequence")) or None,
         "echo_time_ms": traits.get("echo_time"),
-        "repetition_time_ms": number(first, "RepetitionTime"),
-        "inversion_time_ms": number(first, "InversionTime"),
+        "repetition_time_ms": grouped.get("RepetitionTime"),
+        "inversion_time_ms": grouped.get("InversionTime"),
         "b_value": traits.get("b_value"),
         "contrast_agent": text(first, "ContrastBolusAgent"),
         "manufacturer": text(first, "Manufacturer"),
         "model_name": text(first, "ManufacturerModelName"),
         "field_strength_t": number(first, "MagneticFieldStrength"),
-        "slice_thickness_mm": number(first, "SliceThickness"),
+        "slice_thickness_mm": grouped.get("SliceThickness"),
         "sop_class": text(first, "SOPClassUID"),
         "patient_position": text(first, "PatientPosition"),
     }

@@ -131,6 +131,18 @@ def test_the_whole_folder_lists_its_series(dicom: Path) -> None:
     assert io.read(dicom, series="CT Body 3.0").geometry.shape == (512, 512, 12)
 
 
+def test_rules_find_their_facts_in_enhanced_objects_too(dicom: Path) -> None:
+    archive = io.index_dicom(dicom)
+    assert archive.set_aside == []
+    facts = {image.header["manufacturer"]: image.header for image in archive.images}
+    siemens, philips = facts["Siemens HealthCare GmbH"], facts["Philips Medical Systems"]
+    assert (siemens["echo_time_ms"], siemens["slice_thickness_mm"]) == (30.0, 2.4)
+    assert siemens["repetition_time_ms"] > 0
+    assert (philips["echo_time_ms"], philips["slice_thickness_mm"]) == (1.52, 4.0)
+    mosaic = facts["SIEMENS"]
+    assert (mosaic["repetition_time_ms"], mosaic["slice_thickness_mm"]) == (2435.37, 3.0)
+
+
 def test_every_brain_scan_is_read_and_written_in_place(data_dir: Path, tmp_path: Path) -> None:
     paths = sorted((data_dir / "brain").rglob("*.nii.gz"))
     assert paths
