@@ -127,23 +127,32 @@ class Instance:
 
 _quiet_blocks = 0
 _quiet_lock = threading.Lock()
+_loud_warnings = warnings.catch_warnings()
 for _name in ("pydicom", "pydicom.pixels.decoders.base"):  # filters are not inherited
     logging.getLogger(_name).addFilter(lambda record: _quiet_blocks == 0)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings, which may quote the values of tags, out of logs."""
-    global _quiet_blocks
+    """Keep pydicom's warnings, which may quote the values of tags, out of logs.
+
+    Filters of warnings belong to the process and not to a thread: the first block to begin sets
+    them and the last to end takes them back, so that no thread ends the silence of another.
+    """
+    global _quiet_blocks, _loud_warnings
     with _quiet_lock:
         _quiet_blocks += 1
-    try:
-        with warnings.catch_warnings():
+        if _quiet_blocks == 1:
+            _loud_warnings = warnings.catch_warnings()
+            _loud_warnings.__enter__()
             warnings.simplefilter("ignore")
-            yield
+    try:
+        yield
     finally:
         with _quiet_lock:
             _quiet_blocks -= 1
+            if _quiet_blocks == 0:
+                _loud_warnings.__exit__(None, None, None)
 
 
 def looks_like_dicom(start: bytes) -> bool:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import BinaryIO
@@ -105,7 +102,7 @@ def treat(stream: BinaryIO, profile: Profile, keyed: KeyedMap) -> Treated:
         NotDicom: The file has another format.
     """
     try:
-        with _silent():
+        with quiet():
             return _treat(_parse(stream), profile, keyed)
     except (Refused, NotDicom):
         raise
@@ -293,16 +290,3 @@ def _syntax(dataset: Dataset) -> UID:
     if not little:
         return ExplicitVRBigEndian
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Neither warnings nor pydicom's log, both of which quote values."""
-    logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        with quiet():
-            yield
-    finally:
-        logger.disabled = before
