@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hostile_work import first_environment
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medgen.batch import cluster
-from medgen.batch.cluster import lay_out
+from medgen.batch.cluster import DEVICE_OF_WORKER, Layout, lay_out, local_cluster
 from medgen.errors import InputError
 
 
@@ -29,6 +32,17 @@ def test_the_cpu_is_shared_out_and_the_memory_is_kept(
     assert found.devices == ("cpu",) * found.workers
     if workers is None:
         assert found.workers <= max(cases, 1)
+
+
+def test_workers_start_in_the_environment_they_need() -> None:
+    """How memory is kept is settled when a process starts, so later would be too late."""
+    with local_cluster(Layout(1, 3, 1, 1.0, ("cpu",))) as client:
+        (first,) = client.run(first_environment).values()
+        asked = ("OMP_NUM_THREADS", DEVICE_OF_WORKER)
+        threads, device = (*(v for name in asked for v in client.run(os.getenv, name).values()),)
+    if first is not None:  # only Linux shows it
+        assert int(first["MALLOC_TRIM_THRESHOLD_"]) > 2**28
+    assert (threads, device) == ("3", "cpu")
 
 
 def test_one_process_for_each_gpu(monkeypatch) -> None:
