@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import signal
 import time
 from collections import Counter, deque
@@ -17,16 +18,22 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from medgen.batch.cluster import LANES, lanes_of_a_worker, total_lanes
-from medgen.batch.work import Job, Outcome
+from medgen.batch.work import TELL, WAITS, Job, Outcome
 from medgen.errors import MedgenError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 Work = Callable[[Job], Outcome]
-_TOPIC = "medgen-started"
 _HEARTBEAT_S = 0.25
+# Workers of a cluster may come and go; how many there are is asked no more often than this.
+_COUNT_EVERY_S = 5.0
+BEGINS = "begins"
+# A worker that cannot be ended (without a nanny, or on a lost machine) is not waited for.
+_PATIENCE_S = 60.0
 _DIED = "its worker process died"
+# Windows has no SIGKILL; there SIGTERM ends a process as surely.
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class ClusterLost(MedgenError):
@@ -41,9 +48,10 @@ class _Flight:
     future: Future
     alone: bool
     started: float | None = None
+    waits: float | None = None
     worker: str | None = None
     pid: int | None = None
-    stopped: bool = False
+    stopped: float | None = None
 
 
 @dataclass
@@ -69,8 +77,12 @@ class Engine:
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _deaths: Counter[str] = field(default_factory=Counter)
     _last: deque[Job] = field(default_factory=deque)
+    # Keys and topics are shared by everybody on a scheduler: two runs must never meet in one.
+    _name: str = field(default_factory=lambda: f"medgen-{secrets.token_hex(8)}")
     _serial: int = 0
     _lanes: int = 0
+    _window: int = 0
+    _counted: float = float("-inf")
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Do all jobs; yields each with its final outcome.
@@ -79,13 +91,12 @@ class Engine:
             ClusterLost: The scheduler does not answer any more.
         """
         waiting = deque(jobs)
-        self._lanes = lanes_of_a_worker(self.client)
-        # A few more than can be held, so that no lane waits for this loop.
-        window = total_lanes(self.client) + 2
-        self.client.subscribe_topic(_TOPIC, lambda event: self._messages.put(("started", event)))
+        topic = self._name
+        self.client.subscribe_topic(topic, lambda event: self._messages.put(("started", event)))
         try:
             while waiting or self._flights or self._last:
-                while waiting and len(self._flights) < window:
+                self._count_workers()
+                while waiting and len(self._flights) < self._window:
                     self._submit(waiting.popleft())
                 if self._last and not waiting and not self._flights:
                     self._submit(self._last.popleft(), last=True)
@@ -97,18 +108,31 @@ class Engine:
             with suppress(Exception):
                 self.client.cancel([flight.future for flight in self._flights.values()], force=True)
             with suppress(Exception):
-                self.client.unsubscribe_topic(_TOPIC)
+                self.client.unsubscribe_topic(topic)
+
+    def _count_workers(self) -> None:
+        """How many cases the cluster holds now; without workers, what is under way must wait."""
+        if time.monotonic() - self._counted < _COUNT_EVERY_S:
+            return
+        self._counted = time.monotonic()
+        with suppress(OSError):  # a lost scheduler is noticed and told elsewhere
+            held, lanes = total_lanes(self.client), lanes_of_a_worker(self.client)
+            # A few more than can be held, so that no lane waits for this loop.
+            self._window = held + 2
+            if held:
+                self._lanes = lanes
 
     def _submit(self, job: Job, last: bool = False) -> None:
         self._serial += 1
-        key = f"case-{self._serial}"
+        key = f"{self._name}-{self._serial}"
         # A job that was cut short once gets a worker of its own.
         cut_short = job.attempt > 1 or self._deaths[job.id] > 0
         lanes = self._lanes if cut_short else min(1, self._lanes)
         taken = {LANES: lanes} if lanes else None
         future = self.client.submit(
-            _announced, self.work, job, key, key=key, pure=False, retries=0, resources=taken
-        )
+            _announced, self.work, job, self._name, key, key=key, pure=False, retries=0,
+            resources=taken,
+        )  # fmt: skip
         alone = last or (lanes > 0 and lanes == self._lanes)
         self._flights[key] = _Flight(job, future, alone)
         future.add_done_callback(lambda done: self._messages.put(("finished", done.key)))
@@ -121,7 +145,7 @@ class Engine:
             while True:
                 kind, value = message
                 if kind == "started":
-                    self._note_start(value)
+                    self._note_news(value)
                 elif value in self._flights:
                     flight = self._flights.pop(value)
                     ended.append((flight, self._outcome(flight)))
@@ -133,14 +157,22 @@ class Engine:
             )
         return ended
 
-    def _note_start(self, event: tuple[float, dict[str, Any]]) -> None:
+    def _note_news(self, event: tuple[float, dict[str, Any]]) -> None:
+        """A job has begun, waits for a neighbour, or goes on: waiting is not its own time."""
         _, news = event
         flight = self._flights.get(news["key"])
-        if flight is not None:
-            # Our own clock: that of another machine may differ.
-            flight.started = time.monotonic()
+        if flight is None:
+            return
+        now = time.monotonic()  # our own clock: that of another machine may differ
+        if news["what"] == BEGINS:
+            flight.started = now
             flight.worker, flight.pid = news["worker"], news["pid"]
             self.on_start(flight.job)
+        elif news["what"] == WAITS:
+            flight.waits = now
+        elif flight.started is not None and flight.waits is not None:
+            flight.started += now - flight.waits
+            flight.waits = None
 
     def _outcome(self, flight: _Flight) -> Outcome:
         """What a finished future says."""
@@ -149,7 +181,7 @@ class Engine:
         future = flight.future
         seconds = 0.0 if flight.started is None else time.monotonic() - flight.started
         try:
-            if flight.stopped:
+            if flight.stopped is not None:
                 minutes = self.timeout_s / 60
                 return Outcome(
                     "failed", f"took longer than {minutes:g} minutes and was stopped",
@@ -191,24 +223,32 @@ class Engine:
 
     def _end_hanging(self) -> None:
         """End the workers of jobs that take too long; nothing else stops a thread."""
-        for flight in self._flights.values():
-            late = flight.started is not None and (
-                time.monotonic() - flight.started > self.timeout_s
-            )
-            if late and not flight.stopped and flight.worker is not None:
-                flight.stopped = True
+        for key, flight in self._flights.items():
+            now = time.monotonic()
+            if flight.stopped is not None and now - flight.stopped > _PATIENCE_S:
+                self._messages.put(("finished", key))
+            late = flight.started is not None and now - flight.started > self.timeout_s
+            idle = flight.waits is not None or flight.worker is None
+            if late and not idle and flight.stopped is None:
+                flight.stopped = now
                 # Asked of the nanny: the worker itself may be deaf.
                 with suppress(Exception):
                     self.client.run(
-                        os.kill, flight.pid, signal.SIGKILL, workers=[flight.worker], nanny=True,
+                        os.kill, flight.pid, _KILL, workers=[str(flight.worker)], nanny=True,
                         on_error="ignore",
                     )  # fmt: skip
 
 
-def _announced(work: Work, job: Job, key: str) -> Outcome:
-    """Run a job on a worker, and say first that it has begun."""
+def _announced(work: Work, job: Job, topic: str, key: str) -> Outcome:
+    """Run a job on a worker; say first that it has begun, and later whether it waits."""
     from distributed import get_worker
 
     worker = get_worker()
-    worker.log_event(_TOPIC, {"key": key, "worker": worker.address, "pid": os.getpid()})
+
+    def tell(what: str) -> None:
+        news = {"key": key, "what": what, "worker": worker.address, "pid": os.getpid()}
+        worker.log_event(topic, news)
+
+    tell(BEGINS)
+    TELL.set(tell)
     return work(job)

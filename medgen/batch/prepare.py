@@ -197,8 +197,9 @@ def outputs_of(entry: Entry | None) -> list[str]:
 def _unchanged(image: Image, entry: Entry) -> bool:
     """Whether an input that was touched still has the contents it had."""
     from medgen.batch.verbs import hash_sources
+    from medgen.io.dicom_files import UNREADABLE
 
     try:
         return entry.input_sha256 == hash_sources(image.sources)
-    except (OSError, KeyError):
+    except (InputError, *UNREADABLE):
         return False

@@ -18,10 +18,10 @@ from medgen.batch.bids import sidecar_facts, write_sidecars
 from medgen.batch.cluster import DEVICE_OF_WORKER
 from medgen.batch.pipeline import Convert, Deidentify, Detect
 from medgen.batch.thumbnail import write_thumbnail
-from medgen.batch.work import Job, Skip
+from medgen.batch.work import Job, Skip, turn
 from medgen.devices import resolve_device
 from medgen.errors import InputError
-from medgen.io.walk import Location, opened
+from medgen.io.walk import Location
 
 if TYPE_CHECKING:
     from medgen.package import ModelPackage
@@ -52,10 +52,10 @@ def detect(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
     assert isinstance(job.task, Detect) and job.model is not None
     volume = io.read(job.sources[0].file if _one_file(job) else job.sources)
     dicom = job.task.dicom if volume.provenance.format == "dicom" else ()
-    with _COMPUTING:
+    with turn(_COMPUTING):
         found: Any = _detect(job, job.task, volume, dicom)
     bids = job.stem is not None
-    with _WRITING:
+    with turn(_WRITING):
         kinds = write_files(
             found, draft, report=job.task.report, command=f"batch run ({job.task.name})",
             dicom=dicom, bids=bids,
@@ -180,11 +180,15 @@ def convert(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
 
 def hash_sources(sources: Sequence[Location]) -> str:
     """SHA-256 of the contents of an input, whatever its files are called and in any order."""
+    from medgen.io.dicom_archive import Zips
+
     digests = []
-    for location in sources:
-        with opened(location) as stream:
-            digest = hashlib.sha256()
-            while block := stream.read(1 << 20):
-                digest.update(block)
-            digests.append(digest.hexdigest())
+    # A zip's list of members can be long: it is read once, and not for each of them.
+    with Zips() as zips:
+        for location in sources:
+            with zips.open(location) as stream:
+                digest = hashlib.sha256()
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+                digests.append(digest.hexdigest())
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()

@@ -10,8 +10,12 @@ import secrets
 import shutil
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from medgen.errors import MedgenError
@@ -20,6 +24,24 @@ from medgen.io.walk import Location
 
 if TYPE_CHECKING:
     from medgen.batch.pipeline import Convert, Deidentify, Detect
+
+
+WAITS, GOES_ON = "waits", "goes on"
+# Whom a job tells that it waits for its neighbours; its time does not run meanwhile.
+TELL: ContextVar[Callable[[str], None]] = ContextVar("tell", default=lambda what: None)
+
+
+@contextmanager
+def turn(lock: Lock) -> Iterator[None]:
+    """Hold a lock that the cases of one process share; waiting for it is told to the engine."""
+    if not lock.acquire(blocking=False):
+        TELL.get()(WAITS)
+        lock.acquire()
+        TELL.get()(GOES_ON)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)
