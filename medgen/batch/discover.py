@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -302,6 +303,11 @@ def stamp_of(sources: tuple[Location, ...]) -> str:
     return f"{len(sources)} objects, {size} bytes, {newest}"
 
 
+def has_secret(folder: Path) -> bool:
+    """Whether a run's folder holds the secret that keys its labels."""
+    return (folder / HIDDEN / "secret").exists()
+
+
 def secret_of(folder: Path) -> bytes:
     """The secret that keys a run's labels, made when the run's folder is first used.
 
@@ -319,6 +325,9 @@ def secret_of(folder: Path) -> bytes:
             os.link(draft, path)
         except FileExistsError:
             pass
+        except OSError:  # a disk without hard links, such as exFAT and some network disks
+            with suppress(FileExistsError), path.open("xb") as file:
+                file.write(draft.read_bytes())
         finally:
             draft.unlink()
     secret = path.read_bytes()

@@ -11,8 +11,9 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -82,7 +83,10 @@ class Ledger:
             InputError: It is from another version of medgen, or no ledger at all.
         """
         self.path = path
-        mode = "ro" if read_only else "rwc"
+        self._read_only = read_only
+        self._empty = False
+        # Not "ro": after a kill in the middle of a transaction, a reader must undo it first.
+        mode = "rw" if read_only else "rwc"
         uri = f"{path.resolve().as_uri()}?mode={mode}"
         try:
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
@@ -96,6 +100,9 @@ class Ledger:
         if version == VERSION:
             return
         tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version == 0 and tables == 0 and self._read_only:
+            self._empty = True  # another process is just making it, or was ended when it did
+            return
         if version == 0 and tables == 0:
             with self._transaction():
                 for statement in _TABLES.split(";"):
@@ -138,17 +145,27 @@ class Ledger:
 
     def meta(self) -> dict[str, str]:
         """What the run is: pipeline, model, versions, when it started."""
-        return dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+        return dict(self._rows("SELECT key, value FROM meta"))
 
-    def set_meta(self, values: Mapping[str, str]) -> None:
-        """Add or replace facts of the run."""
+    def begin(
+        self, meta: Mapping[str, str], entries: Iterable[Entry], forget: Iterable[str] = ()
+    ) -> None:
+        """What this run is and what there is to do, at once: neither counts without the other.
+
+        Args:
+            meta: Facts of the run, added or replaced.
+            entries: Cases, as for :meth:`put`.
+            forget: Cases that are none any more.
+        """
         with self._transaction():
-            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(values.items()))
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(meta.items()))
+            self._db.executemany("DELETE FROM cases WHERE id = ?", [(name,) for name in forget])
+            self._put(entries)
 
     def entries(self) -> dict[str, Entry]:
         """Every case by id, in the order of the ids."""
-        rows = self._db.execute("SELECT * FROM cases ORDER BY id")
-        columns = [column[0] for column in rows.description]
+        columns = [column.name for column in fields(Entry)]
+        rows = self._rows("SELECT * FROM cases ORDER BY id")
         entries = (dict(zip(columns, row, strict=True)) for row in rows)
         return {
             values["id"]: Entry(**{**values, "result": json.loads(values["result"])})
@@ -157,7 +174,7 @@ class Ledger:
 
     def attempts(self, case_id: str) -> list[dict[str, Any]]:
         """The tries of one case, the first one first."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT number, finished, seconds, outcome, detail FROM attempts WHERE case_id = ? "
             "ORDER BY number",
             (case_id,),
@@ -168,15 +185,31 @@ class Ledger:
     def put(self, entries: Iterable[Entry]) -> None:
         """Record cases, replacing what was known of them, in one transaction."""
         with self._transaction():
-            self._db.executemany(
-                "INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (e.id, e.state, e.reason, e.hint, e.chosen, e.attempts, e.stamp,
-                     e.input_sha256, e.folder, json.dumps(e.result, allow_nan=False), e.seconds,
-                     e.finished)
-                    for e in entries
-                ],
-            )  # fmt: skip
+            self._put(entries)
+
+    def _put(self, entries: Iterable[Entry]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (e.id, e.state, e.reason, e.hint, e.chosen, e.attempts, e.stamp, e.input_sha256,
+                 e.folder, json.dumps(e.result, allow_nan=False), e.seconds, e.finished)
+                for e in entries
+            ],
+        )  # fmt: skip
+
+    def _rows(self, query: str, values: tuple[str, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        """What a query finds.
+
+        Raises:
+            LedgerError: The file is damaged, or was locked for too long.
+        """
+        if self._empty:
+            return
+        try:
+            yield from self._db.execute(query, values)
+        except sqlite3.Error as error:
+            hint = "Start the same command again; if that does not help, move the file away."
+            raise LedgerError(f"cannot read the ledger {self.path}: {error}", hint) from error
 
     def add_attempt(self, case_id: str, outcome: str, seconds: float, detail: str | None) -> None:
         """Record one try of a case."""
@@ -199,11 +232,32 @@ def ledger_paths(folder: Path) -> list[Path]:
 
 
 def all_entries(folder: Path) -> dict[str, Entry]:
-    """Every case of every ledger in a run's folder; an outcome counts more than waiting."""
+    """Every case of every ledger in a run's folder, as its latest outcome says.
+
+    Where ledgers differ (a part of a cohort, and later the whole), an outcome counts more than
+    waiting, and a later one more than an earlier one.
+    """
     merged: dict[str, Entry] = {}
     for path in ledger_paths(folder):
         with Ledger(path, read_only=True) as ledger:
             for case_id, entry in ledger.entries().items():
-                if case_id not in merged or merged[case_id].state == "waiting":
+                if case_id not in merged or _rank(entry) > _rank(merged[case_id]):
                     merged[case_id] = entry
     return dict(sorted(merged.items()))
+
+
+def _rank(entry: Entry) -> tuple[bool, float, bool]:
+    finished = 0.0
+    with suppress(ValueError):
+        finished = datetime.fromisoformat(entry.finished or "").timestamp()
+    return entry.state != "waiting", finished, entry.state == "done"
+
+
+def all_meta(folder: Path) -> dict[Path, dict[str, str]]:
+    """What each ledger in a run's folder says of the run; those that say nothing are left out."""
+    found = {}
+    for path in ledger_paths(folder):
+        with Ledger(path, read_only=True) as ledger:
+            if meta := ledger.meta():
+                found[path] = meta
+    return found

@@ -6,12 +6,12 @@ Nothing is read but headers, and nothing is written.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
 from medgen.batch.discover import Found, Image, stamp_of
-from medgen.batch.ledger import Entry
+from medgen.batch.ledger import Entry, now
 from medgen.batch.pipeline import Convert, Deidentify, Detect, Pipeline
 from medgen.batch.rules import first_broken, preference, reasons_for
 from medgen.errors import InputError
@@ -222,8 +222,23 @@ def reconcile(
             keep = not retry_failed and entry.stamp == stamp
         if keep and entry is not None and entry.state == "done":
             keep = intact(entry) and (entry.stamp == stamp or unchanged(case.image, entry))
+            if keep and entry.stamp != stamp:  # so that its contents need not be read next time
+                entries.append(replace(entry, stamp=stamp))
         if not keep:
             todo.append(case)
             attempts = entry.attempts if entry is not None else 0
             entries.append(Entry(case.id, chosen=case.chosen, attempts=attempts, stamp=stamp))
     return todo, entries
+
+
+def settled_without_work(lost: list[Entry]) -> list[Entry]:
+    """Entries for cases that still wait or failed, and that the archive does not hold any more.
+
+    They would wait, or count as failed, for ever. What is done stays done.
+    """
+    reason = "it is not in the archive any more, or another image of its study is chosen now"
+    return [
+        Entry(entry.id, "skipped", reason, attempts=entry.attempts, finished=now())
+        for entry in lost
+        if entry.state in ("waiting", "failed")
+    ]

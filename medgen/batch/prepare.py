@@ -13,7 +13,15 @@ from medgen.batch.discover import Found, Image, Kind, discover, kind_of
 from medgen.batch.estimate import case_memory_gb
 from medgen.batch.ledger import Entry, all_entries
 from medgen.batch.pipeline import Convert, Deidentify, Detect, Pipeline, load_pipeline
-from medgen.batch.plan import Case, Considered, bids_name, check_for, choose, reconcile
+from medgen.batch.plan import (
+    Case,
+    Considered,
+    bids_name,
+    check_for,
+    choose,
+    reconcile,
+    settled_without_work,
+)
 from medgen.batch.shards import Shard
 from medgen.errors import InputError
 
@@ -85,6 +93,8 @@ class Plan:
         entries: To record before the work begins.
         layout: How this machine would be used; None with a scheduler.
         case_gb: Most memory one case is estimated to need.
+        known: What the ledgers say of every case.
+        gone: Cases to forget, because everything is done again and they are none any more.
     """
 
     pipeline: Pipeline
@@ -97,6 +107,7 @@ class Plan:
     layout: Layout | None
     case_gb: float
     known: dict[str, Entry] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
 
 
 def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
@@ -124,6 +135,10 @@ def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
         mine, known, retry_failed=options.retry_failed, redo=options.overwrite,
         intact=lambda entry: _intact(options.output, entry), unchanged=_unchanged,
     )  # fmt: skip
+    names = {case.id for case in cases}
+    lost = [e for e in known.values() if e.id not in names and options.shard.holds(e.id)]
+    if not options.overwrite:
+        entries += settled_without_work(lost)
     images = [case.image for case in todo if case.image is not None]
     case_gb = case_memory_gb(package, [image.facts for image in images])
     layout = None
@@ -132,7 +147,10 @@ def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
             options.device if package else "cpu", case_gb=case_gb, cases=len(todo), free_gb=free,
             workers=options.workers,
         )  # fmt: skip
-    return Plan(pipeline, package, found, cases, verdicts, todo, entries, layout, case_gb, known)
+    return Plan(
+        pipeline, package, found, cases, verdicts, todo, entries, layout, case_gb, known,
+        [entry.id for entry in lost] if options.overwrite else [],
+    )  # fmt: skip
 
 
 def refuse_unfit(options: Options, pipeline: Pipeline, kind: Kind) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from medgen.batch.bids import write_description
 from medgen.batch.cluster import existing_cluster, local_cluster
-from medgen.batch.discover import Kind, hashed, kind_of, secret_of
+from medgen.batch.discover import Kind, has_secret, hashed, kind_of, secret_of
 from medgen.batch.engine import Engine
-from medgen.batch.ledger import Entry, Ledger, State, now
+from medgen.batch.ledger import Entry, Ledger, State, all_meta, ledger_paths, now
 from medgen.batch.pipeline import Convert, Pipeline, load_pipeline
 from medgen.batch.plan import Case
 from medgen.batch.prepare import (
@@ -66,29 +66,38 @@ def run_cohort(options: Options, watcher: Watcher | None = None) -> dict[str, in
     refuse_unfit(options, pipeline, kind)
     package = package_of(pipeline)
     timings: dict[str, float] = {}
-    with _folder(options.output), locked(options.output, options.shard):
-        ledger_path = options.output / f"ledger{options.shard.suffix}.sqlite"
-        with Ledger(ledger_path) as ledger:
-            _same_run(ledger, pipeline, package, kind, options)
-            secret = secret_of(options.output)
-            with timed(timings, "discover and plan"):
-                plan = make_plan(replace(options, kind=kind), secret, watcher)
-            _write_tables(options, plan)
-            ledger.put(plan.entries)
-            watcher.planned(len(plan.todo), len(plan.cases) - len(plan.todo))
-            try:
-                if plan.todo:
-                    with timed(timings, "run"):
-                        _work(options, plan, secret, ledger, watcher)
-            except BaseException:
-                discard(_drafts(options))
-                with suppress(MedgenError):  # a full disk must not hide why the run stopped
-                    _summarise(options, plan)
-                raise
+    with (
+        _folder(options.output) as new,
+        locked(options.output, options.shard),
+        _nothing_left(options, new),
+        Ledger(options.output / f"ledger{options.shard.suffix}.sqlite") as ledger,
+    ):
+        before = _earlier(options.output, ledger)
+        _refuse_lost_secret(options, kind, before)
+        secret = secret_of(options.output)
+        facts = _facts(pipeline, package, kind, secret, options)
+        _refuse_another_run(options, before, facts)
+        with timed(timings, "discover and plan"):
+            plan = make_plan(replace(options, kind=kind), secret, watcher)
+        _write_tables(options, plan)
+        if options.overwrite and options.shard.count == 1:
+            _remove_other_ledgers(options.output, ledger.path)
+        # With the first entry of this run, and not before it, the folder is this run's.
+        ledger.begin({"started": before.get("started", now()), **facts}, plan.entries, plan.gone)
+        watcher.planned(len(plan.todo), len(plan.cases) - len(plan.todo))
+        try:
+            if plan.todo:
+                with timed(timings, "run"):
+                    _work(options, plan, secret, ledger, watcher)
+        except BaseException:
             discard(_drafts(options))
-            counts = _summarise(options, plan)
-            _write_record(options, plan, counts, timings)
-            return counts
+            with suppress(MedgenError):  # a full disk must not hide why the run stopped
+                _summarise(options, plan)
+            raise
+        discard(_drafts(options))
+        counts = _summarise(options, plan)
+        _write_record(options, plan, counts, timings)
+        return counts
 
 
 def _write_record(
@@ -202,8 +211,8 @@ def _cluster(options: Options, plan: Plan) -> Iterator[Client]:
 
 
 @contextmanager
-def _folder(output: Path) -> Iterator[None]:
-    """Make the run's folder; remove it again if the input is refused before anything was done."""
+def _folder(output: Path) -> Iterator[bool]:
+    """Make the run's folder; says whether it is new. It goes again if it stays empty."""
     new = not output.exists()
     try:
         (output / HIDDEN).mkdir(parents=True, exist_ok=True)
@@ -211,11 +220,26 @@ def _folder(output: Path) -> Iterator[None]:
         msg = f"cannot make the folder {output}: {error.strerror}"
         raise InputError(msg, "Choose a folder you may write to with -o.") from error
     try:
+        yield new
+    except InputError:
+        if new:
+            with suppress(OSError):  # where a held lock cannot be removed, it lies there still
+                output.rmdir()
+        raise
+
+
+@contextmanager
+def _nothing_left(options: Options, new: bool) -> Iterator[None]:
+    """Empty a new folder if the input is refused before anything was done.
+
+    Only whoever holds the whole folder may do that: others may be at work in it by now.
+    """
+    try:
         yield
     except InputError:
         # The selection is written when the plan stands, and stays from then on.
-        if new and not (output / SELECTION).exists():
-            shutil.rmtree(output, ignore_errors=True)
+        if new and options.shard.count == 1 and not (options.output / SELECTION).exists():
+            shutil.rmtree(options.output, ignore_errors=True)
         raise
 
 
@@ -223,22 +247,23 @@ def _drafts(options: Options) -> Path:
     return options.output / HIDDEN / f"drafts{options.shard.suffix}"
 
 
-def _same_run(
-    ledger: Ledger,
+def _earlier(folder: Path, ledger: Ledger) -> dict[str, str]:
+    """What run the folder holds already: by this ledger, or else by one of another part."""
+    return ledger.meta() or next(iter(all_meta(folder).values()), {})
+
+
+def _facts(
     pipeline: Pipeline,
     package: ModelPackage | None,
     kind: Kind,
+    secret: bytes,
     options: Options,
-) -> None:
-    """Refuse to mix two runs in one folder; note what this one is.
-
-    Raises:
-        InputError: The folder holds a run of another pipeline or model.
-    """
+) -> dict[str, str]:
+    """What this run is."""
     from importlib.metadata import version
 
     model = "" if package is None else f"{package.manifest.name} {package.manifest.version}"
-    facts = {
+    return {
         "pipeline": pipeline.name,
         "pipeline_sha256": pipeline.sha256,
         "description": pipeline.description,
@@ -248,22 +273,48 @@ def _same_run(
         "kind": kind,
         "seed": str(options.seed),
         "key": hashlib.sha256(options.key).hexdigest()[:16] if options.key else "",
+        "labels": hashed(secret, "labels", "", 16) if kind == "dicom" else "",
         "medgen": version("medgen"),
     }
-    before = ledger.meta()
+
+
+def _refuse_lost_secret(options: Options, kind: Kind, before: Mapping[str, str]) -> None:
+    """Without its key a run would find none of its cases again, and do all of them twice."""
+    if before and kind == "dicom" and not options.overwrite and not has_secret(options.output):
+        raise InputError(
+            f"the key of the run in {options.output} was deleted, so it cannot go on",
+            "Choose another folder with -o, or do everything again with --overwrite.",
+        )
+
+
+def _refuse_another_run(
+    options: Options, before: Mapping[str, str], facts: Mapping[str, str]
+) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Raises:
+        InputError: The folder holds a run of another pipeline or model.
+    """
     if before and not options.resume and not options.overwrite:
         msg = f"{options.output} holds a run already"
         raise InputError(msg, "Choose another folder with -o, or leave out --no-resume to go on.")
-    identity = ("pipeline", "pipeline_sha256", "model_sha256", "kind", "seed", "key")
+    identity = ("pipeline", "pipeline_sha256", "model_sha256", "kind", "seed", "key", "labels")
     changed = [key for key in identity if before and before.get(key) != facts[key]]
     if changed and not options.overwrite:
-        what = ", ".join(key.replace("_sha256", "") for key in changed)
+        what = ", ".join(dict.fromkeys(key.replace("_sha256", "") for key in changed))
         raise InputError(
             f"{options.output} holds a run of pipeline {before.get('pipeline')}; "
             f"this run differs in: {what}",
             "Choose another folder with -o, or do everything again with --overwrite.",
         )
-    ledger.set_meta({"started": before.get("started", now()), **facts})
+
+
+def _remove_other_ledgers(folder: Path, own: Path) -> None:
+    """What parts of the cohort did before counts no more: all of it is done again, here."""
+    for path in ledger_paths(folder):
+        if path != own:
+            path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+            path.unlink()
 
 
 def _identities(options: Options, plan: Plan) -> Mapping[str, Any] | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from medgen.batch.discover import Found
-from medgen.batch.ledger import Entry, Ledger, all_entries, ledger_paths, now
+from medgen.batch.ledger import Entry, all_entries, all_meta, ledger_paths, now
 from medgen.batch.shards import HIDDEN
 from medgen.batch.summary import Cohort, Column, Row
 from medgen.batch.summary_page import write_summary
@@ -79,12 +80,18 @@ def summarise(
     Raises:
         InputError: The folder holds no run.
     """
-    paths = ledger_paths(folder)
-    if not paths:
+    if not ledger_paths(folder):
         msg = f"{folder} holds no run of medgen: there is no ledger in it"
         raise InputError(msg, "Name the folder that was given to `medgen batch run` with -o.")
-    with Ledger(paths[0], read_only=True) as ledger:
-        meta = ledger.meta()
+    with _alone(folder):
+        return _write(folder, found, keep_ids)
+
+
+def _write(
+    folder: Path, found: Found | None, keep_ids: Mapping[str, Sequence[Location]] | None
+) -> dict[str, int]:
+    """Read the ledgers and write what they say."""
+    meta: dict[str, str] = next(iter(all_meta(folder).values()), {})
     entries = list(all_entries(folder).values())
     counts: dict[Any, int] = dict(Counter(entry.state for entry in entries))
     task = meta.get("task", "")
@@ -103,8 +110,8 @@ def summarise(
         counts=counts,
         set_aside=_set_aside(folder, found),
         started=meta.get("started", ""),
-        finished=None if counts.get("waiting") else now(),
-        seconds=_seconds(meta.get("started", "")),
+        finished=None if counts.get("waiting") else _ended(entries),
+        seconds=_seconds(meta.get("started", ""), _ended(entries)),
         versions=versions(),
         columns=columns,
         rows=rows,
@@ -158,8 +165,27 @@ def _set_aside(folder: Path, found: Found | None) -> list[Any]:
     return kept
 
 
-def _seconds(started: str) -> float | None:
+def _ended(entries: Sequence[Entry]) -> str:
+    """When the last outcome was recorded, whenever it is told."""
+    return max((e.finished for e in entries if e.finished), key=_moment, default=now())
+
+
+def _seconds(started: str, ended: str) -> float | None:
     try:
-        return time.time() - time.mktime(time.strptime(started, "%Y-%m-%dT%H:%M:%S%z"))
+        return max(0.0, _moment(ended) - _moment(started))
     except ValueError:
         return None
+
+
+def _moment(iso: str) -> float:
+    return datetime.fromisoformat(iso).timestamp()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One summary at a time: of parts that end together, the last must have read all outcomes."""
+    from filelock import FileLock
+
+    (folder / HIDDEN).mkdir(exist_ok=True)
+    with FileLock(folder / HIDDEN / "summary.lock"):
+        yield
