@@ -17,6 +17,7 @@ from medgen.cli.console import (
     VERBOSE,
     Settings,
     configure,
+    plain,
     print_json,
     say,
     stderr,
@@ -351,7 +352,7 @@ class _Lines:
         )
 
     def line(self, text: str) -> None:
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(plain(text) + "\n")
         sys.stderr.flush()
         self.last = time.monotonic()
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgen.cli.console import plain
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -57,11 +59,6 @@ def show(result: Mapping[str, Any], console: Console, *, verbose: bool = False) 
     _list(console, "cannot be opened", _failed(result["failed"]), verbose)
     if whole:
         line(summary(result), "bold")
-
-
-def plain(text: str) -> str:
-    """Text from a file without characters that command a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -245,7 +242,7 @@ def _takers(image: Image) -> str:
     return ", ".join(names) or _NONE
 
 
-_UNREADABLE, _NONE = "unreadable", "none"
+_UNREADABLE, _NONE, _NO_UID = "unreadable", "none", "no UID"
 
 
 def _series(image: Image) -> str:
@@ -299,13 +296,13 @@ def _list(console: Console, title: str, lines: Sequence[str], verbose: bool) -> 
 
 def _identifiers(images: Iterable[Image]) -> list[str]:
     """UIDs, and what the frames of 4-D images are."""
-    lines, last = [], None
+    lines, last = [], ""
     for image in images:
         if image["kind"] == "dicom":
             if image["study_uid"] != last:
                 last = image["study_uid"]
-                lines.append(f"{image['group']}: {last}")
-            lines.append(f"  series {_series(image)}: {image['series_uid']}")
+                lines.append(f"{image['group']}: {last or _NO_UID}")
+            lines.append(f"  series {_series(image)}: {image['series_uid'] or _NO_UID}")
         lines += [f"    frame {n}: {x}" for n, x in enumerate(image.get("frame_labels") or ())]
     return lines
 
@@ -382,10 +379,11 @@ def _set_aside(entries: Iterable[Mapping[str, Any]], verbose: bool) -> list[str]
             words = (entry["modality"], entry["series_description"], entry["series_uid"])
             key = ", ".join([key, *(word for word in words if word)])
         objects, groups = lines.get(key, (0, {}))
-        groups.setdefault(entry["group"], []).append(entry["series_number"] or "-")
+        if entry["group"]:  # a study without an image has no number in the table
+            groups.setdefault(entry["group"], []).append(entry["series_number"] or "-")
         lines[key] = objects + entry["objects"], groups
     most_first = sorted(lines.items(), key=lambda item: -item[1][0])
     return [
-        f"{objects:>4} {reason}" + (f" ({_places(groups)})" if any(groups) else "")
+        f"{objects:>4} {reason}" + (f" ({_places(groups)})" if groups else "")
         for reason, (objects, groups) in most_first
     ]

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,18 +44,33 @@ class _Handler(logging.Handler):
         stderr().print(f"[{style}]{escape(record.getMessage())}[/]", soft_wrap=True)
 
 
+def plain(text: str, keep: str = "") -> str:
+    """Text from a file without characters that command a terminal."""
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def stdout() -> Console:
     """For results."""
-    from rich.console import Console
-
-    return Console(highlight=False)
+    return _console_class()(highlight=False)
 
 
 def stderr() -> Console:
     """For progress, notes and errors."""
+    return _console_class()(stderr=True, highlight=False)
+
+
+@cache
+def _console_class() -> type[Console]:
+    """A console that no header value and no file name can command (rich lets escapes pass)."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    class Plain(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(
+                *(plain(o, "\n\t") if isinstance(o, str) else o for o in objects), **options
+            )
+
+    return Plain
 
 
 def say(message: RenderableType, *, level: int = NORMAL) -> None:

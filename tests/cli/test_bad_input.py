@@ -13,11 +13,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from tiny_packages import Cli, phantom
 
-from medgen.io import write_dicom_series
+from medgen.batch.ledger import Entry
+from medgen.cli.batch import _Lines
+from medgen.io import write_dicom_series, write_nifti
 
 BASELINE = ("--model", "tiny-baseline")
 
@@ -371,3 +374,39 @@ def test_an_earlier_result_survives_a_failed_overwrite(
     monkeypatch.setattr(os, "fsync", flush)
     assert cli(*words, "--overwrite").exit_code == 2
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_header_values_do_not_command_the_terminal(cli: Cli, tmp_path: Path) -> None:
+    for number in (1, 2):
+        for path in write_dicom_series(
+            tmp_path / "s" / str(number), phantom().image, seed=str(number), series_number=number
+        ):
+            header = pydicom.dcmread(path)
+            header.SeriesDescription = "\x1b[31mred"
+            header.save_as(path)
+    for command in ("check", "detect-anomalies"):
+        extra = ("-o", tmp_path / "out") if command == "detect-anomalies" else ()
+        result = cli(command, tmp_path / "s", *extra)
+        assert "red" in result.output
+        assert "\x1b[31mred" not in result.output
+
+
+def test_names_of_cases_do_not_command_the_terminal(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    image = phantom().image
+    write_nifti(tmp_path / "in" / "a\n\x1b[31mred.nii.gz", image.voxels[0], image.geometry)
+    (tmp_path / "p.yaml").write_text(
+        "name: p\ntask: {name: detect-anomalies, model: tiny-restore}\n"
+    )
+    result = cli("batch", "plan", tmp_path / "p.yaml", tmp_path / "in", "-v", "-o", tmp_path / "o")
+    assert result.exit_code == 0 and "red" in result.output
+    assert "\x1b[31mred" not in result.output
+
+
+def test_progress_in_a_log_keeps_a_line_a_case(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = _Lines()
+    lines.planned(1, 0)
+    lines.ended(Entry("a\n\x1b[31mb", "failed", reason="\x1b[2Jno"))
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "1/1 failed a\ufffd\ufffd[31mb: \ufffd[2Jno"
+    ]

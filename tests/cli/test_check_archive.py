@@ -13,6 +13,8 @@ from hostile_objects import BIRTH, NAME, PATIENT_ID
 from rich.cells import cell_len
 from tiny_packages import Cli
 
+from medgen.cli.check_view import _identifiers, _set_aside
+
 KINDS = (
     "two patients, one series number", "localiser", "derived", "no images beside images",
     "echoes", "gap", "tilted gantry", "enhanced CT", "odd names", "path-like tags", "RLE",
@@ -223,3 +225,18 @@ def test_a_wide_archive_is_a_row_per_series(cli: Cli, tmp_path: Path) -> None:
     lines = cli("check", tmp_path / "many").stdout.splitlines()
     assert len(lines) == 1 + 1 + 60 + 1  # the folder, the header, the rows, the summary
     assert lines[-1] == "60 studies, 60 series, 60 usable by " + lines[-1].split(" by ", 1)[1]
+
+
+def test_what_is_set_aside_in_a_study_without_images_has_no_place() -> None:
+    entry = {"reason": "no pixels", "objects": 5, "series_number": "1", "group": ""}
+    here = entry | {"group": "study 1", "series_number": None}
+    assert _set_aside([entry], verbose=False) == ["   5 no pixels"]
+    assert _set_aside([entry, here], verbose=False) == ["  10 no pixels (study 1: -)"]
+
+
+def test_what_has_no_uid_says_so() -> None:
+    image = {
+        "kind": "dicom", "group": "study 1", "series_number": None, "study_uid": None,
+        "series_uid": None,
+    }  # fmt: skip
+    assert _identifiers([image]) == ["study 1: no UID", "  series -: no UID"]
