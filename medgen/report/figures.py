@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from medgen.report.scene import DetectionLike, Plane, Scene, build_scene, cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.ft2font import FT2Font
 
 DPI = 100
 BACKGROUND, TEXT, MUTED, ACCENT = "#0b0f14", "#eef2f6", "#93a1b0", "#40e0d0"
@@ -49,11 +51,26 @@ class _Canvas:
         self.figure.text(
             x / self.width,
             1 - y / self.height,
-            text.replace("$", r"\$"),
+            _drawable(text).replace("$", r"\$"),
             fontsize=size * 72 / DPI,
             linespacing=1.35,
             **style,
         )
+
+
+def _drawable(text: str) -> str:
+    """Text with a square for each character that the font cannot draw, as a file name may hold."""
+    font = _font()
+    return "".join(
+        c if c == "\n" or font.get_char_index(ord(c)) else "\N{WHITE SQUARE}" for c in text
+    )
+
+
+@cache
+def _font() -> FT2Font:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return get_font(findfont(FontProperties()))
 
 
 def overview(detection: DetectionLike, path: str | Path) -> Path:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,10 @@ def test_the_viewer_draws_a_lesion_on_the_patients_side(tmp_path: Path) -> None:
     rows, columns = np.nonzero(axial)
     assert columns.mean() > 205 + 20  # patient's left: on the right
     assert rows.mean() > 160 + 20  # low y is the back: at the bottom
+
+
+def test_a_name_that_the_font_cannot_draw_is_drawn_as_squares(tmp_path: Path) -> None:
+    scan = lesion_scan(count=0, source="\x1b[31m\N{CJK UNIFIED IDEOGRAPH-5934}.nii.gz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert overview(scan, tmp_path / "o.png").is_file()
