@@ -295,3 +295,16 @@ def test_pictures_are_drawn_in_light_and_dark(
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert (pixels[:10].mean() < 60) == dark
     assert (pixels == 90).all(axis=-1).sum() > 2 * 60 * 60  # the two thumbnails
+
+
+@pytest.mark.parametrize("width", [900, 1400, 2000])
+def test_what_the_pipeline_is_stands_below_its_name(
+    width: int, small: Path, profile: Path, tmp_path: Path
+) -> None:
+    script = """
+    const edge = (name) => document.querySelector(`header ${name}`).getBoundingClientRect().top;
+    document.body.dataset.seen = JSON.stringify({title: edge("h1"), what: edge(".what")});
+    """
+    page_of_test = with_script(small, script)
+    found = seen(browse(page_of_test, profile, "--dump-dom", f"--window-size={width},900"))
+    assert found["what"] > found["title"] + 15
