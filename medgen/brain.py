@@ -479,7 +479,8 @@ def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _not_found(why: str) -> InputError:
     hint = (
-        "If the scan is skull-stripped, say so (brain: skull_stripped); if it is no head, use "
-        "brain: none; otherwise give a brain mask, and check the orientation in the header."
+        "Check that the scan shows a whole head and that the orientation in its header is right. "
+        "Whether a head, a skull-stripped brain or neither is expected, `brain` says in the "
+        "preparation of the model's package (auto, head, skull_stripped, none)."
     )
     return InputError(f"no brain was found: {why}", hint)

@@ -132,6 +132,8 @@ def first_problem(error: ValidationError) -> str:
     problems = error.errors()
     where = ".".join(str(part) for part in problems[0]["loc"]) or "value"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if problems[0]["type"] == "extra_forbidden":
+        return f"{where}: unknown key{more}"
     return f"{where}: {problems[0]['msg']}{more}"
 
 

@@ -26,7 +26,9 @@ Frame = Annotated[
 ]
 Series = Annotated[
     str | None,
-    typer.Option(help="Which DICOM series of a folder: its number or UID.", metavar="SERIES"),
+    typer.Option(
+        help="Which DICOM series of a folder: its number, UID or description.", metavar="SERIES"
+    ),
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", metavar="", help="Replace outputs of an earlier run.")

@@ -302,13 +302,15 @@ def choose_series(
         return fitting[0]
     problem = "has no series" if not fitting else f"has {len(fitting)} series called"
     hint = _CHOOSE
-    if len({s.part for s in fitting}) > 1:
+    if len({s.uid for s in fitting}) > 1:
+        hint = "Choose one with --series and its UID, or the last digits of it."
+    elif len({s.part for s in fitting}) > 1:
         hint = f"Add the part after a slash: --series {wanted}/{fitting[0].part}."
     raise InputError(f"{named} {problem} {wanted!r}; it holds:\n{_listing(everything, ())}", hint)
 
 
 def _fitting(found: Sequence[Series], wanted: str) -> list[Series]:
-    fitting = [s for s in found if wanted in (s.number, s.uid)]
+    fitting = [s for s in found if wanted in (s.number or "-", s.uid)]  # "-" as it is listed
     fitting = fitting or [s for s in found if len(wanted) > 3 and s.uid.endswith(wanted)]
     return fitting or [s for s in found if wanted.casefold() == s.description.casefold()]
 

@@ -108,7 +108,7 @@ def check_memory(
     need = scan_memory_gb(shape, channels)
     if need > limit_gb:
         size = " x ".join(str(length) for length in shape)
-        msg = f"a scan of {size} voxels needs about {need:.1f} GB, the limit is {limit_gb:.1f} GB"
+        msg = f"a scan of {size} voxels needs about {need:.1f} GB, the limit is {limit_gb:.3g} GB"
         hint = "Downsample or crop the scan, or raise the limit with --max-memory (GB)."
         raise InputError(msg, hint)
     if spacing_mm is None or manifest is None:
@@ -119,7 +119,7 @@ def check_memory(
         msg = (
             f"the scan covers {_extent(shape, spacing_mm)}; model {manifest.name!r} would resample "
             f"it to {' x '.join(map(str, prepared))} voxels, which needs about {need:.1f} GB, "
-            f"the limit is {limit_gb:.1f} GB"
+            f"the limit is {limit_gb:.3g} GB"
         )
         raise InputError(msg, f"{UNIT_HINT} Or raise the limit with --max-memory (GB).")
     return need

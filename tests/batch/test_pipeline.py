@@ -34,8 +34,8 @@ def test_all_that_are_asked_for_ship() -> None:
     [
         ("name: [", "not valid YAML"),
         ("- a", "expected keys"),
-        ("name: p\ntask: {name: detect-anomalies}\nmodle: x", "modle"),
-        ("name: p\ntask: {name: detect-anomalies, modle: x}", "modle"),
+        ("name: p\ntask: {name: detect-anomalies}\nmodle: x", "modle: unknown key"),
+        ("name: p\ntask: {name: detect-anomalies, modle: x}", r"\.modle: unknown key"),
         ("name: p\ntask: {name: segment}", "segment"),
         ("name: P P\ntask: {name: detect-anomalies}", "name"),
         ("name: p\ntask: {name: detect-anomalies}\ntimeout_minutes: -1", "timeout_minutes"),

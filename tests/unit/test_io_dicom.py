@@ -192,10 +192,23 @@ def test_several_series_are_listed_and_chosen(tmp_path: Path) -> None:
 def test_series_with_one_number_are_chosen_by_uid(tmp_path: Path) -> None:
     for name in "ab":
         series(tmp_path / "s" / name, description=name)
-    with pytest.raises(InputError, match="2 series called '1'"):
+    with pytest.raises(InputError, match="2 series called '1'") as caught:
         io.read(tmp_path / "s", series="1")
+    assert "UID" in str(caught.value.hint)
     uid = io.describe(tmp_path / "s")[0]["series_uid"]
     assert io.read(tmp_path / "s", series=uid).provenance.details["dicom"]["series_uid"] == uid
+
+
+def test_a_series_without_a_number_is_chosen_as_it_is_listed(tmp_path: Path) -> None:
+    series(tmp_path / "s" / "a", description="a")
+    other = example().with_voxels(example().voxels + 1)
+    for path in series(tmp_path / "s" / "b", other, description="b"):
+        header = pydicom.dcmread(path)
+        header.SeriesNumber = None
+        header.save_as(path)
+    with pytest.raises(InputError, match=r"\n +- +MR"):
+        io.read(tmp_path / "s")
+    assert np.array_equal(io.read(tmp_path / "s", series="-").voxels, other.voxels)
 
 
 def test_places_that_repeat_are_frames(tmp_path: Path) -> None:
