@@ -379,11 +379,14 @@ def _set_aside(entries: Iterable[Mapping[str, Any]], verbose: bool) -> list[str]
             words = (entry["modality"], entry["series_description"], entry["series_uid"])
             key = ", ".join([key, *(word for word in words if word)])
         objects, groups = lines.get(key, (0, {}))
-        if entry["group"]:  # a study without an image has no number in the table
-            groups.setdefault(entry["group"], []).append(entry["series_number"] or "-")
+        groups.setdefault(entry["group"], []).append(entry["series_number"] or "-")
         lines[key] = objects + entry["objects"], groups
     most_first = sorted(lines.items(), key=lambda item: -item[1][0])
-    return [
-        f"{objects:>4} {reason}" + (f" ({_places(groups)})" if groups else "")
-        for reason, (objects, groups) in most_first
-    ]
+    return [f"{objects:>4} {reason}{_beside(groups)}" for reason, (objects, groups) in most_first]
+
+
+def _beside(groups: Mapping[str, Sequence[str]]) -> str:
+    """The studies of the table that hold it; studies without an image have no number there."""
+    shown = {group: names for group, names in groups.items() if group}
+    elsewhere = "; elsewhere" if "" in groups else ""
+    return f" ({_places(shown)}{elsewhere})" if shown else ""

@@ -231,7 +231,7 @@ def test_what_is_set_aside_in_a_study_without_images_has_no_place() -> None:
     entry = {"reason": "no pixels", "objects": 5, "series_number": "1", "group": ""}
     here = entry | {"group": "study 1", "series_number": None}
     assert _set_aside([entry], verbose=False) == ["   5 no pixels"]
-    assert _set_aside([entry, here], verbose=False) == ["  10 no pixels (study 1: -)"]
+    assert _set_aside([entry, here], verbose=False) == ["  10 no pixels (study 1: -; elsewhere)"]
 
 
 def test_what_has_no_uid_says_so() -> None:
