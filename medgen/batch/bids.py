@@ -55,7 +55,9 @@ def write_description(folder: Path, *, derivative: bool, source: Path | None, na
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     with atomic_path(folder / "dataset_description.json", overwrite=True) as draft:
         draft.write_text(text, encoding="utf-8")
-    ignored = "*.html\n*_thumbnail.png\n*_overview.png\n*.sqlite\nselection*.tsv\nsummary.*\n"
+    ignored = (
+        "*.html\n*_thumbnail.png\n*_overview.png\n*.sqlite\nselection*.tsv\nsummary.*\n/run*.json\n"
+    )
     with atomic_path(folder / ".bidsignore", overwrite=True) as draft:
         draft.write_text(ignored, encoding="utf-8")
 

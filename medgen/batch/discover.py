@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from medgen.batch.private import without_paths, without_root
 from medgen.batch.shards import HIDDEN
 from medgen.errors import InputError
 from medgen.io.walk import Location, walk
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
 
 Kind = Literal["dicom", "bids", "nifti"]
 NIFTI_ENDINGS = (".nii.gz", ".nii")
+# So many that among 100,000 patients or studies no two share a label.
+DIGITS = 16
 # The anatomical suffixes of BIDS: all of them are magnetic resonance.
 _MR_SUFFIXES = {
     "T1w", "T2w", "PDw", "T2starw", "FLAIR", "inplaneT1", "inplaneT2", "PDT2", "angio", "T2star",
     "UNIT1", "T1map", "T2map",
 }  # fmt: skip
+_AWKWARD = "\\:"
+_ONE_NAME = "Keep one of them: as .nii or as .nii.gz."
 # A BIDS data set keeps results and originals here; only the data itself is worked on.
 _NOT_BIDS_DATA = {"derivatives", "sourcedata", "code", "stimuli", "phenotype"}
 
@@ -130,7 +135,7 @@ def _dicom(
     from medgen import io
 
     archive = io.index_dicom(path, progress=progress)
-    images = [_dicom_image(series, secret) for series in archive.images]
+    images = [_dicom_image(series, secret, path) for series in archive.images]
     aside = list(archive.set_aside)
     if whole_series:
         images = _joined([*images, *(_other(entry, secret) for entry in aside if entry.locations)])
@@ -150,9 +155,14 @@ def _dicom(
     return Found("dicom", sorted(images, key=lambda image: image.label), set_aside, notes)
 
 
-def _dicom_image(series: ImageSeries, secret: bytes) -> Image:
+def _dicom_image(series: ImageSeries, secret: bytes, root: Path) -> Image:
     words = (series.header.get("description"), series.header.get("protocol"))
     facts = {**series.header, **series.facts, "text": " ".join(str(w) for w in words if w)}
+    if stopped := facts.get("blocking"):
+        facts["blocking"] = {
+            key: text and without_paths(str(text), series.locations, str(root))
+            for key, text in stopped.items()
+        }
     return _labelled(series, series.part, _with_sizes(facts, "dicom"), secret)
 
 
@@ -166,11 +176,11 @@ def _labelled(
 ) -> Image:
     """A series with labels that name nobody, and the folder for its outputs."""
     study = series.patient_key + series.study_uid
-    group = f"study-{hashed(secret, 'study', study, 10)}"
+    group = f"study-{hashed(secret, 'study', study, DIGITS)}"
     number = int(re.sub(r"\D", "", series.number)[:6] or "0")
     own = hashed(secret, "series", study + series.series_uid, 8)
     label = f"{group}/series-{number:03d}-{own}" + (f"-part{part}" if part > 1 else "")
-    patient = hashed(secret, "patient", series.patient_key or series.study_uid, 10)
+    patient = hashed(secret, "patient", series.patient_key or series.study_uid, DIGITS)
     return Image(label, group, patient, label, None, series.locations, facts)
 
 
@@ -201,11 +211,46 @@ def _nifti(path: Path, kind: Kind, progress: Callable[[int], None] | None) -> Fo
         raise InputError(f"{path} is {what} NIfTI images", "Check the path.")
     images = []
     for count, file in enumerate(files, 1):
-        relative = PurePosixPath(*file.relative_to(root).parts)
-        images.append(_bids_image(file, relative) if kind == "bids" else _image(file, relative))
+        relative = PurePosixPath(*map(_portable, file.relative_to(root).parts))
+        images.append(
+            _bids_image(file, relative, root) if kind == "bids" else _image(file, relative, root)
+        )
         if progress is not None:
             progress(count)
-    return Found(kind, images, notes=_unreadable(unreadable))
+    return Found(kind, _told_apart(images), notes=_unreadable(unreadable))
+
+
+def _portable(name: str) -> str:
+    r"""A name that can be a folder, a link and a line of a table: ``\ :`` and such as ``%5C``."""
+    return "".join(f"%{ord(c):02X}" if c in _AWKWARD or not _storable(c) else c for c in name)
+
+
+def _storable(character: str) -> bool:
+    """Not a control character, and not a byte of a name in another coding than UTF-8."""
+    return character.isprintable() or not (
+        ord(character) < 32 or 127 <= ord(character) < 160 or 0xD800 <= ord(character) < 0xE000
+    )
+
+
+def _told_apart(images: list[Image]) -> list[Image]:
+    """Labels are unique, also where upper and lower case are one.
+
+    In BIDS the outputs are named after the image, so those of a second one of that name have no
+    place.
+    """
+    seen: Counter[str] = Counter()
+    unique = []
+    for image in images:
+        name = image.label.casefold()
+        seen[name] += 1
+        if seen[name] > 1:
+            label = f"{image.label}-{seen[name]}"
+            stopped = {"error": "another file holds an image of the same name", "hint": _ONE_NAME}
+            facts = {**image.facts, "blocking": stopped} if image.stem else image.facts
+            folder = image.folder if image.stem else label
+            image = replace(image, label=label, folder=folder, facts=facts)
+        unique.append(image)
+    return unique
 
 
 def _nifti_files(path: Path, kind: Kind, unreadable: list[Path]) -> list[Path]:
@@ -220,24 +265,24 @@ def _nifti_files(path: Path, kind: Kind, unreadable: list[Path]) -> list[Path]:
     return files
 
 
-def _image(file: Path, relative: PurePosixPath) -> Image:
+def _image(file: Path, relative: PurePosixPath, root: Path) -> Image:
     label = str(relative.with_name(stem_of(relative.name)))
     same_stem = file.with_name(stem_of(file.name) + _other_ending(file.name)).exists()
     if same_stem:  # a.nii beside a.nii.gz: both are cases
         label += "-nii" if file.name.lower().endswith(".nii") else "-niigz"
-    facts = {**_described(file), "text": stem_of(relative.name)}
+    facts = {**_described(file, root), "text": stem_of(relative.name)}
     return Image(
         label, label, str(relative.parent), label, None, (Location(file),),
         _with_sizes(facts, "nifti"),
     )  # fmt: skip
 
 
-def _bids_image(file: Path, relative: PurePosixPath) -> Image:
+def _bids_image(file: Path, relative: PurePosixPath, root: Path) -> Image:
     stem = stem_of(relative.name)
     suffix = stem.rpartition("_")[2]
     parts = relative.parts
     session = "/".join(part for part in parts[:2] if part.startswith(("sub-", "ses-")))
-    facts: dict[str, Any] = {**_described(file), "suffix": suffix, "text": stem}
+    facts: dict[str, Any] = {**_described(file, root), "suffix": suffix, "text": stem}
     if suffix in _MR_SUFFIXES:
         facts["modality"] = "MR"
         facts["body_part"] = None
@@ -252,14 +297,15 @@ def _bids_image(file: Path, relative: PurePosixPath) -> Image:
     )
 
 
-def _described(file: Path) -> dict[str, Any]:
+def _described(file: Path, root: Path) -> dict[str, Any]:
     """Header facts of a NIfTI file; one that cannot be described is a case that fails."""
     from medgen import io
 
     try:
         return io.describe(file)[0]
     except InputError as error:
-        stopped = {"error": error.message, "hint": error.hint}
+        message = without_root(error.message, str(root))
+        stopped = {"error": message, "hint": error.hint}
         return {"blocking": stopped, "shape": (), "spacing_mm": None, "frames": 1, "channels": 1}
 
 

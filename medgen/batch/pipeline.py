@@ -121,7 +121,7 @@ def load_pipeline(path: Path) -> Pipeline:
     except OSError as error:
         msg = f"cannot read the pipeline {path}: {error.strerror}"
         raise InputError(msg, "Name a YAML file; examples lie in pipelines/.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where else ""
         raise InputError(f"{path} is not valid YAML{line}", "Check the indentation.") from error

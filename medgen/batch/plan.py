@@ -165,6 +165,8 @@ def check_for(pipeline: Pipeline, limit_gb: float) -> Check:
         def named(facts: Mapping[str, Any]) -> None:
             readable(facts)
             bids_name(task, facts)
+            if facts.get("channels", 1) > 1:
+                raise InputError("it is in colour, which BIDS has no image for", "Leave it out.")
 
         return named
     assert isinstance(task, Deidentify)

@@ -162,6 +162,8 @@ def refuse_unfit(options: Options, pipeline: Pipeline, kind: Kind) -> None:
         raise InputError(msg, "Choose another pipeline, or say what it is with --input.")
     output, source = options.output.resolve(), options.source.resolve()
     inside = output == source or (source in output.parents and kind != "bids")
+    if kind == "bids" and source in output.parents:
+        inside = output.relative_to(source).parts[0].startswith("sub-")
     if inside or output in source.parents:
         msg = f"the output folder {options.output} and the archive must not contain each other"
         raise InputError(msg, "Results would be taken for input. Choose another folder with -o.")

@@ -32,6 +32,7 @@ from medgen.batch.prepare import (
 from medgen.batch.publish import discard, publish, undisturbed
 from medgen.batch.shards import HIDDEN, locked
 from medgen.batch.summarise import summarise
+from medgen.batch.summary import cell
 from medgen.batch.work import Job, Outcome, work
 from medgen.errors import InputError, MedgenError
 from medgen.io.files import atomic_path
@@ -330,7 +331,7 @@ def _write_tables(options: Options, plan: Plan) -> None:
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(["image", "study", "verdict", "reason"])
     for v in sorted(plan.verdicts, key=lambda v: v.label):
-        writer.writerow([v.label, v.study, v.verdict, v.reason])
+        writer.writerow(map(cell, (v.label, v.study, v.verdict, v.reason)))
     with atomic_path(options.output / SELECTION, overwrite=True) as draft:
         draft.write_text(text.getvalue(), encoding="utf-8")
     bids = plan.found.kind == "bids"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from medgen.errors import InputError
 
-# Holds locks, drafts and the secret; everything in it may be deleted when no run is going on.
+# Holds locks, drafts and the secret. All but the secret may be deleted when no run is going on;
+# without the secret a run cannot be resumed.
 HIDDEN = ".medgen"
 
 

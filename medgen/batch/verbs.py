@@ -171,11 +171,12 @@ def convert(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
     volume = io.read(job.sources)
     name = f"{job.stem}.nii.gz"
     io.write_nifti(draft / name, volume.voxels[0], volume.geometry, like=volume, kind="image")
-    write_json(draft / f"{job.stem}.json", sidecar_facts(job.facts, volume))
+    outputs = {"image": name, "sidecar": f"{job.stem}.json"}
+    write_json(draft / outputs["sidecar"], sidecar_facts(job.facts, volume))
     digest = hash_sources(job.sources)
     shape = " x ".join(map(str, volume.geometry.shape))
     values = {"suffix": job.stem.rpartition("_")[2], "voxels": shape, "objects": len(job.sources)}
-    return {"values": values, "flags": [], "outputs": {"image": name}}, digest
+    return {"values": values, "flags": [], "outputs": outputs}, digest
 
 
 def hash_sources(sources: Sequence[Location]) -> str:

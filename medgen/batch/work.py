@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
+from medgen.batch.private import harmless, without_paths, without_root
 from medgen.errors import MedgenError
 from medgen.io.files import flush
 from medgen.io.walk import Location
@@ -138,8 +139,8 @@ def work(job: Job) -> Outcome:
 
 def _failure(job: Job, error: Exception, seconds: float) -> Outcome:
     """What to record of an exception, without the names of private paths."""
-    text = str(error) if not isinstance(error, MedgenError) else error.message
-    reason = _scrubbed(job, text)
+    text = error.message if isinstance(error, MedgenError) else str(error)
+    reason = _scrubbed(job, harmless(error) if job.private else text)
     if _is_memory(error):
         return Outcome("memory", "ran out of memory", None, reason, seconds=seconds)
     cause: BaseException = error.__cause__ or error
@@ -151,7 +152,7 @@ def _failure(job: Job, error: Exception, seconds: float) -> Outcome:
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     detail = " < ".join(f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in reversed(frames))
     return Outcome(
-        "failed", f"unexpected {type(error).__name__}: {reason}"[:500],
+        "failed", f"unexpected {type(error).__name__}: {reason}".removesuffix(": ")[:500],
         "This is a defect in medgen; please report it with the line in `medgen batch status -v`.",
         detail, seconds=seconds,
     )  # fmt: skip
@@ -165,11 +166,7 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _scrubbed(job: Job, text: str) -> str:
-    """A message without paths of a private archive, whose names may name a patient."""
-    if not job.private:
-        return text
-    paths = {str(location.file) for location in job.sources} | {job.root}
-    paths |= {str(parent) for location in job.sources for parent in location.file.parents}
-    for path in sorted(paths - {"/", "."}, key=len, reverse=True):
-        text = text.replace(path, "the series")
-    return text
+    """A message that names no patient, and not where on this machine the archive lies."""
+    if job.private:
+        return without_paths(text, job.sources, job.root)
+    return without_root(text, job.root)
