@@ -19,32 +19,42 @@ BYTES_WITHOUT_MODEL = 16
 LARGEST_DRAWN = 64**3 * 40
 
 
-def case_memory_gb(package: ModelPackage | None, facts: Sequence[Mapping[str, Any]]) -> float:
-    """Peak memory in GB of the case that needs most, from its header."""
-    sized = [fact for fact in facts if fact.get("shape")]
-    if not sized:
-        return WITHOUT_MODEL_GB
+def memory_needs_gb(
+    package: ModelPackage | None, facts: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """Peak memory in GB of each case, from its header."""
     if package is None:
-        largest = max(prod(f["shape"]) * f.get("channels", 1) for f in sized)
-        return WITHOUT_MODEL_GB + largest * BYTES_WITHOUT_MODEL / 1e9
+        return [
+            WITHOUT_MODEL_GB
+            + prod(f.get("shape") or (0,)) * f.get("channels", 1) * BYTES_WITHOUT_MODEL / 1e9
+            for f in facts
+        ]
     from medgen.inference import estimate_memory_gb
     from medgen.tasks.limits import check_memory, prepared_shape
 
+    if not facts:
+        return []
     network = package.method()
-    needs: dict[tuple[Any, ...], float] = {}
-    for fact in sized:
-        shape, spacing = tuple(fact["shape"]), fact["spacing_mm"]
-        key = (shape, spacing)
-        if key in needs:
+    known: dict[tuple[Any, ...], float] = {}
+    needs = []
+    for fact in facts:
+        if not fact.get("shape"):
+            needs.append(WITHOUT_MODEL_GB)
             continue
-        scan = check_memory(
-            shape, fact["channels"], float("inf"), spacing_mm=spacing, manifest=package.manifest
-        )
-        prepared = shape if spacing is None else prepared_shape(shape, spacing, package.manifest)
-        needs[key] = scan + estimate_memory_gb(
-            network, (fact["channels"], *prepared), package.inference
-        )
-    return max(needs.values())
+        shape, spacing, channels = tuple(fact["shape"]), fact["spacing_mm"], fact["channels"]
+        key = (shape, spacing, channels)
+        if key not in known:
+            scan = check_memory(
+                shape, channels, float("inf"), spacing_mm=spacing, manifest=package.manifest
+            )
+            prepared = shape
+            if spacing is not None:
+                prepared = prepared_shape(shape, spacing, package.manifest)
+            known[key] = scan + estimate_memory_gb(
+                network, (channels, *prepared), package.inference
+            )
+        needs.append(known[key])
+    return needs
 
 
 def seconds_per_case(package: ModelPackage, facts: Sequence[Mapping[str, Any]]) -> float | None:

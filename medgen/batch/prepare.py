@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medgen.batch.cluster import Layout, check_address, lay_out
 from medgen.batch.discover import Found, Image, Kind, discover, kind_of
-from medgen.batch.estimate import case_memory_gb
-from medgen.batch.ledger import Entry, all_entries
+from medgen.batch.estimate import WITHOUT_MODEL_GB, memory_needs_gb
+from medgen.batch.ledger import Entry, all_entries, now
 from medgen.batch.pipeline import Convert, Deidentify, Detect, Pipeline, load_pipeline
 from medgen.batch.plan import (
     Case,
@@ -139,8 +139,14 @@ def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
     lost = [e for e in known.values() if e.id not in names and options.shard.holds(e.id)]
     if not options.overwrite:
         entries += settled_without_work(lost)
-    images = [case.image for case in todo if case.image is not None]
-    case_gb = case_memory_gb(package, [image.facts for image in images])
+    needs = memory_needs_gb(package, [case.image.facts for case in todo if case.image])
+    if any(need <= free for need in needs):  # if none fits, the limit is wrong and not the cases
+        large = {c.id: need for c, need in zip(todo, needs, strict=True) if need > free}
+        entries = [_too_large(e, large[e.id], free) if e.id in large else e for e in entries]
+        todo = [case for case in todo if case.id not in large]
+    case_gb = max(
+        (need for need in needs if need <= free), default=max(needs, default=WITHOUT_MODEL_GB)
+    )
     layout = None
     if options.scheduler is None:
         layout = lay_out(
@@ -151,6 +157,13 @@ def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
         pipeline, package, found, cases, verdicts, todo, entries, layout, case_gb, known,
         [entry.id for entry in lost] if options.overwrite else [],
     )  # fmt: skip
+
+
+def _too_large(entry: Entry, need: float, free: float) -> Entry:
+    """One case that would not fit fails, and the others are done."""
+    reason = f"it needs about {need:.1f} GB, and {free:.1f} GB may be used"
+    hint = "Raise the limit with --max-memory (GB), and use --retry-failed."
+    return replace(entry, state="failed", reason=reason, hint=hint, finished=now())
 
 
 def refuse_unfit(options: Options, pipeline: Pipeline, kind: Kind) -> None:

@@ -23,15 +23,13 @@ def without_paths(text: str, sources: Iterable[Location], root: str) -> str:
         sources: What the message may be about.
         root: The archive.
     """
-    paths, names = {root}, set()
+    names = {root}
     for location in sources:
-        paths |= {str(location.file), *map(str, location.file.parents)}
         members = [location.member] if location.member else []
-        names |= {location.file.name, *members, *(Path(name).name for name in members)}
-    names = {name for name in names if len(name) >= _SHORTEST_NAME}
-    for path in sorted(_as_written(paths - {"/", ".", "", Path(root).anchor}), key=_longest_first):
-        text = text.replace(path, INSTEAD)
-    for name in sorted(_as_written(names), key=_longest_first):
+        names |= {str(location.file), *map(str, location.file.parents), location.file.name}
+        names |= {*members, *(Path(name).name for name in members)}
+    long_enough = {name for name in names if len(name) >= _SHORTEST_NAME}
+    for name in sorted(_as_written(long_enough), key=_longest_first):
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", INSTEAD, text)
     return text
 

@@ -15,6 +15,7 @@ import pytest
 from hostile_cohorts import cohort, nifti_cohort
 from test_shards import holder
 
+from medgen.batch import prepare
 from medgen.batch import run as module
 from medgen.batch import summarise as summaries
 from medgen.batch.ledger import Entry, Ledger, all_entries, all_meta
@@ -198,3 +199,14 @@ def test_of_two_parts_that_end_together_the_last_writes_the_whole_summary(
 def test_a_run_ends_when_its_last_case_does_and_not_when_it_is_told(options) -> None:
     run_cohort(options)
     assert json.loads((options.output / "summary.json").read_text())["finished"] == LATE
+
+
+def test_one_case_that_would_not_fit_fails_alone(options, monkeypatch) -> None:
+    needs = [0.5, 900.0, 0.7]
+    monkeypatch.setattr(prepare, "memory_needs_gb", lambda package, facts: needs[: len(facts)])
+    assert run_cohort(changed(options, max_memory_gb=4.0)) == {"done": 2, "failed": 1}
+    (failed,) = [e for e in all_entries(options.output).values() if e.state == "failed"]
+    assert "900.0 GB" in str(failed.reason) and failed.stamp
+    assert run_cohort(changed(options, max_memory_gb=4.0)) == {"done": 2, "failed": 1}
+    needs[0] = 1.0
+    assert run_cohort(changed(options, max_memory_gb=4.0, retry_failed=True)) == {"done": 3}

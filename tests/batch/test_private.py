@@ -77,6 +77,8 @@ def test_paths_are_found_as_python_quotes_them() -> None:
     for text in (str(file), repr(str(file)), f"{OSError(2, 'gone', str(file))}", file.name):
         found = without_paths(f"cannot read {text}: 3 slices", [Location(file)], "/in")
         assert "Neil" not in found and "b.dcm" not in found and "3 slices" in found
+    short = [Location(Path("w/series 1/IM1")), Location(Path("/w/a/IM1"))]
+    assert without_paths("two slices show 5 % / w", short, "w") == "two slices show 5 % / w"
     assert without_paths("5 slices", [Location(Path("/in/5"))], "/in") == "5 slices"
 
 
