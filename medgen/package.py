@@ -284,7 +284,7 @@ def run_model(
     need = estimate_memory_gb(method, tuple(prepared.image.shape), inference)
     if max_memory_gb is not None:
         need = min(need, max_memory_gb)  # prediction shrinks its batches to fit, or refuses
-    log.info("Prediction needs about %.2f GB of memory.", need)
+    log.debug("Prediction needs about %.2f GB of memory.", need)
     with timed(timings, "predict"):
         outputs = predict_volume(
             method, prepared.image, prepared.mask, inference,

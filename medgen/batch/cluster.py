@@ -54,10 +54,11 @@ class Layout:
 
     def __str__(self) -> str:
         processes = "process" if self.workers == 1 else "processes"
+        threads = "thread" if self.threads == 1 else "threads"
         device = "" if self.devices[0] == "cpu" else f" on {', '.join(self.devices)}"
         return (
-            f"{self.workers} {processes} x {self.threads} threads{device}, "
-            f"{self.memory_gb:.1f} GB each"
+            f"{self.workers} {processes} x {self.threads} {threads}{device}, "
+            f"at most {self.memory_gb:.1f} GB each"
         )
 
 

@@ -294,7 +294,7 @@ def _live() -> Iterator[Watcher]:
             tally.begin(todo)
             progress.update(bar, description="Cases", total=todo, completed=0)
             if settled:
-                progress.console.print(f"[dim]{settled} cases need no work[/]")
+                progress.console.print(f"[dim]{_to_do(todo, settled)}[/]")
 
         def started(case: str) -> None:
             progress.update(bar, news=f"{tally} [dim]{escape(case[-40:])}[/]")
@@ -362,7 +362,7 @@ class _Lines:
 
     def planned(self, todo: int, settled: int) -> None:
         self.tally.begin(todo)
-        self.line(f"{todo} cases to do, {settled} need no work")
+        self.line(_to_do(todo, settled))
 
     def ended(self, entry: Entry) -> None:
         self.tally.add(entry)
@@ -383,6 +383,14 @@ def _print_counts(counts: dict[str, int], output: Path, seconds: float | None) -
     console.print(f"Look at [b]{page}[/]", soft_wrap=True)
     if counts.get("failed"):
         console.print("[dim]Why some failed stands there; --retry-failed tries them again.[/]")
+
+
+def _to_do(todo: int, settled: int) -> str:
+    """Such as "1 case to do, 2 need no work"."""
+    return f"{todo} {_CASES[todo == 1]} to do, {settled} {_NEED[settled == 1]} no work"
+
+
+_CASES, _NEED = ("cases", "case"), ("need", "needs")
 
 
 def _words(counts: dict[str, int]) -> str:
@@ -458,7 +466,7 @@ def _print_plan(planned: Plan, seconds: float | None, verbose: bool) -> None:
         console.print(f"[yellow]Note:[/] {escape(note)}")
     settled = len(planned.cases) - len(planned.todo)
     console.print(
-        f"{len(planned.todo)} cases to do, {settled} need no work; "
+        f"{_to_do(len(planned.todo), settled)}; "
         f"about {planned.case_gb:.1f} GB a case; {planned.layout}"
     )
     if seconds is not None:

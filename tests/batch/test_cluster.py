@@ -45,6 +45,11 @@ def test_workers_start_in_the_environment_they_need() -> None:
     assert (threads, device) == ("3", "cpu")
 
 
+def test_a_layout_in_words() -> None:
+    found = lay_out("cpu", case_gb=1, cases=100, free_gb=8, cores=1)
+    assert str(found).startswith("1 process x 1 thread, at most ")
+
+
 def test_one_process_for_each_gpu(monkeypatch) -> None:
     monkeypatch.setattr(cluster, "_gpus", lambda device: ["cuda:0", "cuda:1", "cuda:2"])
     found = lay_out("cuda", case_gb=2, cases=100, free_gb=64, cores=16)

@@ -132,7 +132,7 @@ def test_lost_outputs_and_changed_inputs_are_done_again_touched_ones_not(
     nib.save(changed, archive / "case-0001_FLAIR.nii.gz")
     (archive / "case-0002_FLAIR.nii.gz").touch()
     again = medgen_batch("run", pipeline, archive, "-o", out)
-    assert "2 cases to do, 1 need no work" in again.stderr
+    assert "2 cases to do, 1 needs no work" in again.stderr
     after = contents(out)
     assert after.keys() == before.keys()
     differ = {name.split("/")[0] for name in after if after[name] != before[name]}
