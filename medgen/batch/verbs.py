@@ -147,10 +147,10 @@ def deidentify(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
         for location in job.sources:
             delivery.add(location, zips)
     report = delivery.report()
-    reasons = sorted({entry["reason"] for entry in report["set_aside"]})
+    reasons = [f"{entry['reason']} ({entry['objects']})" for entry in report["set_aside"]]
     if not delivery.written:
         if delivery.damaged:
-            raise InputError(f"no object could be read: {'; '.join(reasons)}")
+            raise InputError(f"no object could be written: {'; '.join(reasons)}")
         raise Skip(f"set aside: {'; '.join(reasons)}")
     write_json(draft / DEIDENTIFICATION, report)
     aside = sum(entry["objects"] for entry in report["set_aside"])

@@ -396,7 +396,7 @@ _CASES, _NEED = ("cases", "case"), ("need", "needs")
 def _words(counts: dict[str, int]) -> str:
     order = ("done", "failed", "skipped", "waiting")
     words = [f"{counts[state]} {state}" for state in order if counts.get(state)]
-    return ", ".join(words) or "no case fits the pipeline"
+    return ", ".join(words) or "no image fits the pipeline; selection.tsv says why"
 
 
 def _print_problem(entry: Entry, attempts: list[dict[str, Any]]) -> None:
@@ -419,6 +419,7 @@ def _estimate(planned: Plan) -> float | None:
 
     if planned.package is None or not planned.todo:
         return None
+    say("[dim]Measuring how long a case takes[/]")
     each = seconds_per_case(planned.package, [c.image.facts for c in planned.todo if c.image])
     return None if each is None else each * len(planned.todo)
 

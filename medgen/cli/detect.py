@@ -78,9 +78,10 @@ def detect_anomalies(
     from medgen.tasks.detect import detect_anomalies as detect
     from medgen.tasks.detect_dicom import dicom_kinds
     from medgen.tasks.detect_files import findings_summary, output_names, write_files
-    from medgen.tasks.output_folder import output_folder
+    from medgen.tasks.output_folder import output_folder, refuse_inside
 
     check_device_name(device)
+    refuse_inside(output, source)
     objects = dicom_kinds(dicom_out or "")
     names = output_names([str(source)], report=report, dicom=objects)
     package = load_package(model)

@@ -9,6 +9,7 @@ write whole scans as that class.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -39,6 +40,10 @@ _NO_PICTURE_MODALITIES = {
 }  # fmt: skip
 _RT_NAMES = {"481.2": "dose", "481.3": "structure set", "481.5": "plan", "481.8": "plan"}
 _LOCALISERS = {"LOCALIZER", "LOCALISER", "SCOUT", "TOPOGRAM", "SURVEY", "TOPO"}
+# Not every scanner says it in ImageType; this is what technologists and protocols call them.
+_LOCALISER_NAME = re.compile(
+    r"(?<![a-z])(locali[sz]er|scout|topogram|surview|survey|3.?plane.?loc)(?![a-z])", re.IGNORECASE
+)
 _PROJECTIONS = {
     "MIP", "MAX_IP", "MINIP", "MIN_IP", "MNIP", "MEAN_IP", "MIP_SAG", "MIP_COR", "MIP_TRA",
     "PROJECTION IMAGE", "MAXIMUM_PROJECTION", "MINIMUM_PROJECTION", "VOLUME RENDERED", "VRT",
@@ -98,6 +103,8 @@ def set_aside(header: Dataset) -> Aside | None:
     ):
         if known & set(kinds):
             return Aside(reason, picture=True)
+    if _LOCALISER_NAME.search(text(header, "SeriesDescription") or ""):
+        return Aside("localiser by its name", picture=True)
     if "SECONDARY" in kinds and _DOSE & set(kinds):
         return Aside("dose report", picture=True)
     if kinds[:1] == ["DERIVED"]:

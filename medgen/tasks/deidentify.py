@@ -74,6 +74,12 @@ def deidentify(
     """
     profile = profile or Profile()
     check_folders(source, folder, overwrite=overwrite)
+    if key is None and folder.is_dir() and any(folder.rglob("*.dcm")):
+        raise InputError(
+            f"{folder} holds objects of an earlier run; without its key this one would give "
+            "the same patients other pseudonyms",
+            "Choose a new folder with -o, or give the earlier run's key with --key-file.",
+        )
     timings: dict[str, float] = {}
     delivery = Delivery(
         folder, profile, key or random_key(), tree=True, overwrite=overwrite, dry=dry_run

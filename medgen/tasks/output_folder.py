@@ -54,6 +54,20 @@ def output_folder(folder: Path, names: Sequence[str], *, overwrite: bool) -> Ite
         raise
 
 
+def refuse_inside(folder: Path, source: Path) -> None:
+    """Refuse an output folder that lies inside its input, where results would be taken for input.
+
+    Raises:
+        InputError: It does.
+    """
+    inside, outside = folder.resolve(), source.resolve()
+    if source.is_dir() and (inside == outside or outside in inside.parents):
+        raise InputError(
+            f"the output folder {folder} lies inside the input",
+            "Results would be taken for input. Choose another folder with -o.",
+        )
+
+
 def cannot_write(path: Path, error: OSError) -> InputError:
     """The error to show when the system refuses to write."""
     reason = error.strerror or str(error)

@@ -134,6 +134,16 @@ def test_a_series_that_cannot_be_cited_is_refused_before_anything_is_computed(
     assert not (tmp_path / "out").exists()
 
 
+def test_results_inside_the_input_would_be_taken_for_input(cli: Cli, series: Path) -> None:
+    before = dicoms(series)
+    for words in (["--dry-run"], []):
+        refused = cli(
+            "detect-anomalies", series, "-o", series / "out", "-m", "tiny-baseline", *words
+        )
+        assert refused.exit_code == 2 and "lies inside the input" in refused.stderr
+    assert dicoms(series) == before and not (series / "out").exists()
+
+
 def test_dry_run_names_the_objects(cli: Cli, series: Path, tmp_path: Path) -> None:
     words = ("-o", tmp_path / "out", "--dicom-out", "seg,sr", "--dry-run")
     result = cli("detect-anomalies", series, *words, *BASELINE)

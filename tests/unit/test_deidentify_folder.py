@@ -226,6 +226,9 @@ def test_overwrite_replaces_and_without_it_nothing_is(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not empty"):
         deidentify(source, tmp_path / "out", key=KEY)
     assert path.read_bytes() == b"old"
+    with pytest.raises(InputError, match="other pseudonyms"):
+        deidentify(source, tmp_path / "out", overwrite=True)
+    assert path.read_bytes() == b"old" and objects(tmp_path / "out") == [path]
     deidentify(source, tmp_path / "out", key=KEY, overwrite=True)
     assert path.read_bytes() != b"old"
 

@@ -410,9 +410,12 @@ STORAGE = "1.2.840.10008.5.1.4.1.1."
         ({"SOPClassUID": STORAGE + "7", "ImagePositionPatient": [0, 0, 0]}, None),
         ({"SOPClassUID": STORAGE + "481.1", "Modality": "RTIMAGE"}, None),
         ({"SOPClassUID": "1.2.3.4.5.6"}, None),
+        ({"SeriesDescription": "t1 discourt"}, None),
         # Pictures that are not worked on
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER", "CT_SOM5 TOP"]}, "localiser"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "SCOUT"]}, "localiser"),
+        ({"SeriesDescription": "AAHead_Scout_MPR_sag"}, "localiser by its name"),
+        ({"SeriesDescription": "3-plane Localizer"}, "localiser by its name"),
         ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"]}, "derived: ADC map"),
         ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW"]},
          "derived: trace-weighted image"),
