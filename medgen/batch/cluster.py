@@ -142,8 +142,11 @@ def local_cluster(layout: Layout) -> Iterator[Client]:
     """
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
+    from distributed.security import Security
 
     _quiet()
+    # Whoever reaches a worker can run programs on it: this machine only, and no other user of it.
+    security = Security.temporary()
     names = (
         "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
@@ -165,8 +168,9 @@ def local_cluster(layout: Layout) -> Iterator[Client]:
             number: {
                 "cls": Nanny,
                 "options": {
-                    # Whoever reaches a worker can run programs on it: this machine only.
                     "host": LOOPBACK,
+                    "protocol": "tls",
+                    "security": security,
                     "dashboard": False,
                     "dashboard_address": f"{LOOPBACK}:0",
                     "nthreads": layout.lanes,
@@ -179,11 +183,16 @@ def local_cluster(layout: Layout) -> Iterator[Client]:
             for number in range(layout.workers)
         }
         # Without an address of its own the scheduler's page would ask for Dask's usual port.
-        here = {"host": LOOPBACK, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
+        here = {
+            "host": LOOPBACK, "protocol": "tls", "security": security, "dashboard": False,
+            "dashboard_address": f"{LOOPBACK}:0",
+        }  # fmt: skip
         scheduler = {"cls": Scheduler, "options": here}
         with (
-            SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50) as cluster,
-            Client(cluster, set_as_default=False) as client,
+            SpecCluster(
+                workers=workers, scheduler=scheduler, security=security, silence_logs=50
+            ) as cluster,
+            Client(cluster, security=security, set_as_default=False) as client,
         ):
             yield client
 
@@ -213,6 +222,10 @@ def existing_cluster(address: str) -> Iterator[Client]:
 
     try:
         client = Client(address, timeout=10, set_as_default=False)
+    except TypeError as error:  # Dask's word for tls without certificates
+        msg = f"the Dask scheduler at {address} asks for a certificate"
+        hint = "Name yours in Dask's configuration, under distributed.comm.tls."
+        raise InputError(msg, hint) from error
     except (OSError, TimeoutError) as error:
         msg = f"no Dask scheduler answers at {address}"
         raise InputError(msg, "Start one with `dask scheduler`, and workers beside it.") from error

@@ -31,6 +31,8 @@ _COUNT_EVERY_S = 5.0
 BEGINS = "begins"
 # A worker that cannot be ended (without a nanny, or on a lost machine) is not waited for.
 _PATIENCE_S = 60.0
+# A worker that dies is replaced in less time than this.
+_ALONE_S = 30.0
 _DIED = "its worker process died"
 # Windows has no SIGKILL; there SIGTERM ends a process as surely.
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -65,6 +67,7 @@ class Engine:
         attempts: Most tries of a job that runs out of memory or whose worker dies.
         on_retry: Told of a job that will be tried again, and why.
         on_start: Told which job has begun.
+        on_alone: Told when the cluster has had no worker for a while.
     """
 
     client: Client
@@ -73,6 +76,7 @@ class Engine:
     attempts: int = 3
     on_retry: Callable[[Job, Outcome], None] = lambda job, outcome: None
     on_start: Callable[[Job], None] = lambda job: None
+    on_alone: Callable[[], None] = lambda: None
     _messages: queue.SimpleQueue[tuple[str, Any]] = field(default_factory=queue.SimpleQueue)
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _deaths: Counter[str] = field(default_factory=Counter)
@@ -83,6 +87,7 @@ class Engine:
     _lanes: int = 0
     _window: int = 0
     _counted: float = float("-inf")
+    _seen: float = field(default_factory=time.monotonic)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Do all jobs; yields each with its final outcome.
@@ -120,7 +125,10 @@ class Engine:
             # A few more than can be held, so that no lane waits for this loop.
             self._window = held + 2
             if held:
-                self._lanes = lanes
+                self._lanes, self._seen = lanes, time.monotonic()
+            elif time.monotonic() - self._seen > _ALONE_S:
+                self._seen = float("inf")  # say it once
+                self.on_alone()
 
     def _submit(self, job: Job, last: bool = False) -> None:
         self._serial += 1

@@ -228,8 +228,14 @@ def reconcile(
                 entries.append(replace(entry, stamp=stamp))
         if not keep:
             todo.append(case)
-            attempts = entry.attempts if entry is not None else 0
-            entries.append(Entry(case.id, chosen=case.chosen, attempts=attempts, stamp=stamp))
+            # What an earlier try wrote is remembered until a later one replaces or removes it.
+            old = entry or Entry(case.id)
+            entries.append(
+                Entry(
+                    case.id, chosen=case.chosen, attempts=old.attempts, stamp=stamp,
+                    folder=old.folder, result=old.result,
+                )
+            )  # fmt: skip
     return todo, entries
 
 

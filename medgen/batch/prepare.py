@@ -216,15 +216,20 @@ def package_of(pipeline: Pipeline) -> ModelPackage | None:
 
 def _intact(output: Path, entry: Entry) -> bool:
     """Whether the outputs of a finished case are all there."""
-    return all((output / name).exists() for name in outputs_of(entry))
+    there = [path.exists() for path in outputs_of(output, entry)]
+    return all(there) and len(there) >= entry.result.get("files", 0)
 
 
-def outputs_of(entry: Entry | None) -> list[str]:
-    """Outputs of a case, relative to the run's folder."""
-    if entry is None or entry.folder is None:
+def outputs_of(output: Path, entry: Entry) -> list[Path]:
+    """Outputs of a case; a name with a star stands for all files of its kind in the folder."""
+    if entry.folder is None:
         return []
+    folder = output / entry.folder
     names = [*entry.result.get("outputs", {}).values(), entry.result.get("thumbnail")]
-    return [f"{entry.folder}/{name}" for name in names if name]
+    found: list[Path] = []
+    for name in filter(None, names):
+        found += sorted(folder.glob(name)) if "*" in name else [folder / name]
+    return found
 
 
 def _unchanged(image: Image, entry: Entry) -> bool:

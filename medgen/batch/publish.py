@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import threading
@@ -14,7 +13,7 @@ from medgen.errors import MedgenError
 from medgen.io.files import flush
 
 
-def publish(draft: Path, folder: Path, *, stale: Sequence[str] = ()) -> None:
+def publish(draft: Path, folder: Path, *, stale: Sequence[Path] = ()) -> None:
     """Move every file of a draft into its folder, replacing an earlier try's.
 
     Renaming on one disk is atomic for each file; the ledger says when all of them are there. A
@@ -23,8 +22,8 @@ def publish(draft: Path, folder: Path, *, stale: Sequence[str] = ()) -> None:
     Args:
         draft: A complete draft, on the same disk.
         folder: Where the files belong; made if absent.
-        stale: Outputs of an earlier try, as ``folder/name`` relative to the run; removed if the
-            draft does not replace them, so that no stale result stays.
+        stale: Outputs of an earlier try; removed if the draft does not replace them, so that no
+            stale result stays.
 
     Raises:
         MedgenError: The disk refuses.
@@ -40,15 +39,21 @@ def publish(draft: Path, folder: Path, *, stale: Sequence[str] = ()) -> None:
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (draft / name).replace(folder / name)
-        for old in {Path(name).name for name in stale} - {name.name for name in names}:
-            with suppress(OSError):
-                (folder / old).unlink()
+        new = {folder / name for name in names}
+        remove([path for path in stale if path not in new])
         flush(folder)
         shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
-        msg = f"the run stopped: cannot write {folder}: {error.strerror or os.strerror(0)}"
+        msg = f"the run stopped: cannot write {folder}: {error.strerror or error}"
         hint = "Free some space and start the same command again; finished cases are kept."
         raise MedgenError(msg, hint) from error
+
+
+def remove(stale: Sequence[Path]) -> None:
+    """Remove outputs that are no longer true."""
+    for path in stale:
+        with suppress(OSError):
+            path.unlink()
 
 
 def discard(drafts: Path) -> None:

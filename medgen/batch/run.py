@@ -29,7 +29,7 @@ from medgen.batch.prepare import (
     place_of,
     refuse_unfit,
 )
-from medgen.batch.publish import discard, publish, undisturbed
+from medgen.batch.publish import discard, publish, remove, undisturbed
 from medgen.batch.shards import HIDDEN, locked
 from medgen.batch.summarise import summarise
 from medgen.batch.summary import cell
@@ -139,6 +139,7 @@ def _work(options: Options, plan: Plan, secret: bytes, ledger: Ledger, watcher: 
         engine = Engine(
             client, work, plan.pipeline.timeout_minutes * 60, plan.pipeline.attempts,
             on_retry=retried, on_start=lambda job: watcher.started(job.id),
+            on_alone=lambda: watcher.say("the cluster has no workers; waiting for some"),
         )  # fmt: skip
         for job, outcome in engine.run(jobs):
             if outcome.state == "disk":
@@ -149,9 +150,11 @@ def _work(options: Options, plan: Plan, secret: bytes, ledger: Ledger, watcher: 
             folder = folders[job.id]
             entry = _entry(entries[job.id], job, outcome, folder)
             with undisturbed():
+                stale = outputs_of(options.output, entries[job.id])
                 if outcome.state == "done":
-                    old = plan.known.get(job.id)
-                    publish(Path(outcome.draft), options.output / folder, stale=outputs_of(old))
+                    publish(Path(outcome.draft), options.output / folder, stale=stale)
+                else:
+                    remove(stale)
                 if outcome.state != "memory":  # those were recorded when they were tried again
                     ledger.add_attempt(job.id, outcome.state, outcome.seconds, outcome.detail)
                 ledger.put([entry])
@@ -173,7 +176,7 @@ def _entry(planned: Entry, job: Job, outcome: Outcome, folder: str) -> Entry:
         reason = f"{reason}, {job.attempt} times, each with less memory"
         hint = "Use fewer --workers or a machine with more memory, and --retry-failed."
     return replace(
-        planned, state=state, attempts=attempts, reason=reason, hint=hint,
+        planned, state=state, attempts=attempts, reason=reason, hint=hint, folder=None, result={},
         seconds=round(outcome.seconds, 3), finished=now(),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,9 @@ def _write(
 
 
 def _row(entry: Entry) -> Row:
+    if entry.state != "done":  # what an earlier try wrote is not this one's result
+        entry = replace(entry, folder=None, result={})
+
     def path(name: str | None) -> str | None:
         return f"{entry.folder}/{name}" if entry.folder and name else None
 
@@ -141,8 +145,6 @@ def _row(entry: Entry) -> Row:
 
 
 def _with_identity(row: Row, sources: Sequence[Location]) -> Row:
-    from dataclasses import replace
-
     if not sources:
         return row
     from medgen.io.identity import identity_of

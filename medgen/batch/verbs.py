@@ -157,7 +157,9 @@ def deidentify(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
     result = {
         "values": {"objects": delivery.written, "set_aside": aside},
         "flags": [f"set aside: {reason}" for reason in reasons],
-        "outputs": {path.name: path.name for path in draft.iterdir()},
+        # Not every name: an archive of 100,000 series has tens of millions of them.
+        "outputs": {"report": DEIDENTIFICATION, "objects": "*.dcm"},
+        "files": 1 + delivery.written,
     }
     return result, hash_sources(job.sources)
 

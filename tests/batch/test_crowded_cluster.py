@@ -6,6 +6,7 @@ import threading
 
 import psutil
 from crowded_work import act, quick
+from open_cluster import open_cluster
 
 from medgen.batch import engine as module
 from medgen.batch.cluster import Layout, existing_cluster, local_cluster
@@ -26,8 +27,7 @@ def layout(lanes: int) -> Layout:
 
 def test_two_runs_on_one_scheduler_get_their_own_outcomes() -> None:
     found: dict[str, list[str]] = {"a": [], "b": []}
-    with local_cluster(layout(2)) as owner:
-        address = owner.scheduler.address
+    with open_cluster(2) as address:
 
         def run(root: str) -> None:
             with existing_cluster(address) as client:
@@ -92,3 +92,23 @@ def test_workers_of_this_machine_are_out_of_reach_of_others() -> None:
             if c.status == psutil.CONN_LISTEN
         ]
     assert len(listening) >= 3 and set(listening) == {"127.0.0.1"}
+
+
+def test_a_cluster_without_workers_is_waited_for_and_that_is_said(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_ALONE_S", 0.5)
+    monkeypatch.setattr(module, "_COUNT_EVERY_S", 0.1)
+    said: list[str] = []
+    with local_cluster(layout(1)) as client:
+        cluster = client.cluster
+        kept = dict(cluster.worker_spec)
+        cluster.worker_spec.clear()
+        cluster.sync(cluster._correct_state)
+
+        def alone() -> None:
+            said.append("alone")
+            cluster.worker_spec.update(kept)
+            cluster.sync(cluster._correct_state)
+
+        engine = Engine(client, quick, 60, on_alone=alone)
+        assert [o.state for _, o in engine.run([job("case-1")])] == ["done"]
+    assert said == ["alone"]

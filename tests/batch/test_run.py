@@ -211,3 +211,33 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(
     assert finished.returncode == 2, finished.stderr
     assert expected in finished.stderr and "Traceback" not in finished.stderr
     assert not list(tmp.iterdir()) and not (tmp_path / "o2").exists()
+
+
+def test_what_is_no_longer_true_does_not_stay(tmp_path, medgen_batch, pipeline, archives) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    scan = archive / "case.nii.gz"
+    good = (archives["nifti"] / "case-0000_FLAIR.nii.gz").read_bytes()
+    scan.write_bytes(good)
+    assert medgen_batch("run", pipeline, archive, "-o", out).returncode == 0
+    assert list((out / "case").glob("*_map.nii.gz"))
+    scan.write_bytes(good[: len(good) // 2])  # its header still promises a scan
+    broken = medgen_batch("run", pipeline, archive, "-o", out)
+    assert broken.returncode == 3 and states(out) == {"case": "failed"}
+    assert not list((out / "case").glob("*_map.nii.gz")), "a result of another input"
+    row = json.loads((out / "summary.json").read_text())["cases"][0]
+    assert row["folder"] is None and not any(row["values"].values())
+
+
+def test_a_lost_object_of_a_copy_is_written_again(tmp_path, medgen_batch, archives) -> None:
+    out = tmp_path / "out"
+    copy = ("run", "pipelines/deidentify_archive.yaml", archives["dicom"], "-o", out)
+    root = Path(__file__).resolve().parents[2]
+    assert medgen_batch(*copy, cwd=root).returncode == 0
+    objects = sorted(out.rglob("*.dcm"))
+    assert len(objects) == 80
+    before = {path: path.read_bytes() for path in objects}
+    objects[7].unlink()
+    again = medgen_batch(*copy, cwd=root)
+    assert again.returncode == 0 and "1 case to do, 3 need no work" in again.stderr
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*.dcm"))} == before
