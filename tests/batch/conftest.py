@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import environment, words
 from hostile_cohorts import bids_dataset, cohort, nifti_cohort
 from tiny_packages import save_intensity
 
@@ -50,14 +49,6 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     bids_dataset(root / "bids", 2, 1)
     nifti_cohort(root / "nifti", 3)
     return {kind: root / kind for kind in ("dicom", "bids", "nifti")}
-
-
-def environment(shelf: Path) -> dict[str, str]:
-    return {**os.environ, "MEDGEN_MODELS": str(shelf), "NO_COLOR": "1", "COLUMNS": "200"}
-
-
-def words(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "medgen", "batch", *map(str, arguments)]
 
 
 @pytest.fixture(scope="session")

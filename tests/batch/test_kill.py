@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import environment, words
+from commands import environment, words
 from hostile_cohorts import nifti_cohort
 from test_run import contents, states
 

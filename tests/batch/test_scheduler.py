@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import environment, words
+from commands import environment, words
 from hostile_cohorts import nifti_cohort
 from test_kill import CASES, count_done, wait_for
 from test_run import contents, states

@@ -19,7 +19,7 @@ from PIL import Image
 from tiny_packages import Cli, phantom
 
 from medgen.batch.ledger import Entry
-from medgen.cli.batch import _Lines
+from medgen.cli.batch_view import _Lines
 from medgen.io import write_dicom_series, write_nifti
 
 BASELINE = ("--model", "tiny-baseline")
