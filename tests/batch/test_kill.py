@@ -23,9 +23,16 @@ pytestmark = pytest.mark.slow
 CASES = 10
 
 
+def heed_interrupts() -> None:
+    """As in a terminal: a shell starts what runs in the background with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(pipeline: Path, archive: Path, out: Path, shelf: Path) -> subprocess.Popen[bytes]:
     command = words("run", pipeline, archive, "-o", out, "--workers", "1", "-q")
-    return subprocess.Popen(command, env=environment(shelf), start_new_session=True)
+    return subprocess.Popen(
+        command, env=environment(shelf), start_new_session=True, preexec_fn=heed_interrupts
+    )  # fmt: skip
 
 
 def count_done(out: Path) -> int:
