@@ -93,7 +93,6 @@ class Plan:
         entries: To record before the work begins.
         layout: How this machine would be used; None with a scheduler.
         case_gb: Most memory one case is estimated to need.
-        known: What the ledgers say of every case.
         gone: Cases to forget, because everything is done again and they are none any more.
     """
 
@@ -106,7 +105,6 @@ class Plan:
     entries: list[Entry]
     layout: Layout | None
     case_gb: float
-    known: dict[str, Entry] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
 
 
@@ -154,7 +152,7 @@ def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
             workers=options.workers,
         )  # fmt: skip
     return Plan(
-        pipeline, package, found, cases, verdicts, todo, entries, layout, case_gb, known,
+        pipeline, package, found, cases, verdicts, todo, entries, layout, case_gb,
         [entry.id for entry in lost] if options.overwrite else [],
     )  # fmt: skip
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from medgen.errors import InputError
-from medgen.io.deidentify import Delivery, Profile, deidentify_objects, random_key
+from medgen.io.deidentify import Delivery, Profile, random_key
 from medgen.io.dicom_archive import Zips
 from medgen.io.files import atomic_path
 from medgen.io.walk import Location, walk
 from medgen.run_record import run_record, timed
 from medgen.tasks.detect_files import write_json
 
-__all__ = ["Deidentification", "Profile", "deidentify", "deidentify_objects"]
+__all__ = ["Deidentification", "Profile", "deidentify"]
 
 REPORT, TABLE, RUN = "deidentification.json", "deidentification.tsv", "run.json"
 _LINKED = "Made with a key from a file: another run with it gives the same UIDs and pseudonyms."

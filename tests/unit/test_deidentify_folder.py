@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from medgen.errors import InputError
 from medgen.io import read
-from medgen.io.deidentify import Profile, deidentify_objects
-from medgen.io.walk import Location, walk
+from medgen.io.deidentify import Profile
+from medgen.io.walk import walk
 from medgen.tasks.deidentify import attribute_table, deidentify
 
 KEY = bytes(32)
@@ -231,18 +231,6 @@ def test_overwrite_replaces_and_without_it_nothing_is(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old" and objects(tmp_path / "out") == [path]
     deidentify(source, tmp_path / "out", key=KEY, overwrite=True)
     assert path.read_bytes() != b"old"
-
-
-def test_objects_of_a_series_for_the_cohort_engine(tmp_path: Path) -> None:
-    source = put(tmp_path / "in", a=encoded(image(instance=1)), b=encoded(image(instance=2)))
-    places = [Location(source / "a"), Location(source / "b")]
-    report = deidentify_objects(places, tmp_path / "out", Profile(keep_uids=True), key=KEY)
-    assert report["written"] == 2
-    assert [path.parent for path in objects(tmp_path / "out")] == [tmp_path / "out"] * 2
-    assert json.dumps(report)
-    with pytest.raises(InputError, match="burned-in"):
-        put(tmp_path / "in", c=encoded(image(BurnedInAnnotation="YES")))
-        deidentify_objects([Location(source / "c")], tmp_path / "none", Profile(), key=KEY)
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,11 +7,11 @@ ones and a secret key, so that references still fit and nobody without the key c
 
 from __future__ import annotations
 
-from medgen.io.deidentify.delivery import Delivery, deidentify_objects
+from medgen.io.deidentify.delivery import Delivery
 from medgen.io.deidentify.keys import KeyedMap, new_key, random_key, read_key
 from medgen.io.deidentify.profile import EDITION, Profile
 
 __all__ = [
-    "EDITION", "Delivery", "KeyedMap", "Profile", "deidentify_objects", "new_key", "random_key",
+    "EDITION", "Delivery", "KeyedMap", "Profile", "new_key", "random_key",
     "read_key",
 ]  # fmt: skip

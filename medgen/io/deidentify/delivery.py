@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from medgen.errors import InputError
 from medgen.io.deidentify.keys import KeyedMap
 from medgen.io.deidentify.objects import NotDicom, Refused, Treated, treat
 from medgen.io.deidentify.profile import EDITION, Profile
@@ -143,37 +141,6 @@ class Delivery:
             self._folder / treated.pseudonym / f"study-{treated.study}"
             / f"series-{treated.series}" / treated.name
         )  # fmt: skip
-
-
-def deidentify_objects(
-    locations: Sequence[Location], folder: Path, profile: Profile, *, key: bytes
-) -> dict[str, Any]:
-    """De-identify the objects of one series into one folder, for the cohort engine.
-
-    Args:
-        locations: Where the objects lie.
-        folder: Receives the files, named by instance number and hash.
-        profile: What to keep.
-        key: The secret; the same for all series that should fit together.
-
-    Returns:
-        The report, as :meth:`Delivery.report`.
-
-    Raises:
-        InputError: Nothing could be written, or the disk is full.
-    """
-    delivery = Delivery(folder, profile, key, tree=False)
-    with Zips() as zips:
-        for location in locations:
-            delivery.add(location, zips)
-    report = delivery.report()
-    if not delivery.written:
-        reasons = "; ".join(sorted({entry["reason"] for entry in report["set_aside"]}))
-        raise InputError(
-            f"no object of the series could be de-identified: {reasons or 'it holds no DICOM'}",
-            "The other series are not affected.",
-        )
-    return report
 
 
 def _opened(location: Location, zips: Zips) -> BinaryIO:
