@@ -19,11 +19,14 @@ ROWS = (
     ("errors", "config"),
     ("volume", "devices", "run_record"),
     ("io", "resampling"),
-    ("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
-    ("networks", "losses"),
+    (
+        *("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
+        *("image_sets", "annotated_sets", "annotated_brain", "toy"),
+    ),
+    ("networks", "losses", "augmentation"),
     ("methods",),
     ("training", "inference", "scoring", "metrics"),
-    ("manifest", "package"),
+    ("manifest", "package", "features"),
     ("report",),  # draws whatever has the attributes of a detection; tasks call it when they save
     ("tasks",),
     ("batch",),
@@ -36,14 +39,26 @@ NEIGHBOURS = {
     ("anatomy", "corruption"),
     ("anatomy", "label_maps"),
     ("anatomy", "phantoms"),
+    ("annotated_sets", "image_sets"),
+    ("annotated_brain", "anatomy"),
+    ("annotated_brain", "annotated_sets"),
+    ("annotated_brain", "corruption"),
+    ("annotated_brain", "image_sets"),
+    ("annotated_brain", "label_maps"),
+    ("annotated_brain", "phantoms"),
     ("package", "manifest"),
+    ("features", "package"),
+    ("features", "manifest"),
     ("metrics", "scoring"),  # both count findings; one definition
 }
 # Nearer than the row says: a method must stay usable on plain tensors.
+DATA = {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"}
+DATA |= {"image_sets", "annotated_sets", "annotated_brain", "toy"}
 FORBIDDEN = {
-    "methods": {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"},
-    "losses": {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"},
-    "networks": {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"},
+    "methods": DATA,
+    "losses": DATA,
+    "networks": DATA,
+    "augmentation": DATA,
     "training": {"io"},
     "scoring": {"io"},
     "metrics": {"io"},

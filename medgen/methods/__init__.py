@@ -1,7 +1,8 @@
 """Published methods, one file each, and the one registry that knows them all.
 
-A method is an ``nn.Module`` with a ``Config`` that predicts maps from an image; see
-``CONTRIBUTING.md`` for what it must offer. Importing this module imports no method and no torch.
+A method is an ``nn.Module`` with a ``Config``; see ``CONTRIBUTING.md`` for what it must offer. A
+method whose paper differs from another's only in settings is a variant: a name for these settings.
+Importing this module imports no method and no torch.
 """
 
 from __future__ import annotations
@@ -24,27 +25,102 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "vae": ("medgen.methods.vae", "VAE"),
     "dae": ("medgen.methods.dae", "DAE"),
     "restore": ("medgen.methods.restore", "Restore"),
+    "gan": ("medgen.methods.gan", "GAN"),
+    "progan": ("medgen.methods.progan", "ProGAN"),
+    "stylegan2": ("medgen.methods.stylegan2", "StyleGAN2"),
+    "spade": ("medgen.methods.spade", "SPADE"),
+    "vaegan": ("medgen.methods.vaegan", "VAEGAN"),
+    "selfsup": ("medgen.methods.selfsup", "SelfSup"),
+}
+
+# A published method that is a registered one with these settings. Packages name the latter.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dcgan": ("gan", {"architecture": "dcgan", "loss": "non_saturating"}),
+    "lsgan": ("gan", {"architecture": "dcgan", "loss": "least_squares"}),
+    "wgan": (
+        "gan",
+        {
+            "architecture": "dcgan",
+            "loss": "wasserstein",
+            "clip": 0.01,
+            "n_critic": 5,
+            "optimizer": "rmsprop",
+            "generator_rate": 5e-5,
+            "critic_rate": 5e-5,
+        },
+    ),
+    "wgan_gp": (
+        "gan",
+        {
+            "architecture": "resnet",
+            "loss": "wasserstein",
+            "penalty": "wgan_gp",
+            "penalty_weight": 10.0,
+            "n_critic": 5,
+            "betas": (0.0, 0.9),
+            "generator_rate": 1e-4,
+            "critic_rate": 1e-4,
+        },
+    ),
+    "hinge": (
+        "gan",
+        {
+            "architecture": "resnet",
+            "loss": "hinge",
+            "spectral_norm": "both",
+            "betas": (0.0, 0.9),
+            "generator_rate": 1e-4,
+            "critic_rate": 4e-4,
+        },
+    ),
+    "cgan": ("gan", {"architecture": "dcgan", "conditioning": "concatenation"}),
+    "acgan": ("gan", {"architecture": "dcgan", "conditioning": "auxiliary"}),
+    "projection_gan": (
+        "gan",
+        {
+            "architecture": "resnet",
+            "loss": "hinge",
+            "conditioning": "projection",
+            "spectral_norm": "critic",
+            "n_critic": 5,
+            "betas": (0.0, 0.9),
+            "generator_rate": 2e-4,
+            "critic_rate": 2e-4,
+        },
+    ),
+    "pathologygan": ("stylegan2", {"loss": "relativistic_average", "spectral_norm": True}),
 }
 
 
 def method_names() -> tuple[str, ...]:
-    """Names of all methods, in the order of the registry."""
-    return tuple(REGISTRY)
+    """Names of all methods and variants, in the order of this file."""
+    return (*REGISTRY, *VARIANTS)
 
 
-def method_class(name: str) -> Any:
-    """The class of a method; imports its module, and so torch.
+def registered(name: str, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name in the registry and all given settings of a method or of a variant of one.
 
     Raises:
         InputError: Unknown name; the nearest known one is suggested.
     """
-    if name not in REGISTRY:
-        nearest = difflib.get_close_matches(name.lower(), REGISTRY, n=1, cutoff=0.4)
-        question = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise InputError(
-            f"unknown method {name!r}.{question}", f"Known methods: {', '.join(REGISTRY)}."
-        )
-    module, attribute = REGISTRY[name]
+    if name in VARIANTS:
+        method, own = VARIANTS[name]
+        return method, {**own, **settings}
+    if name in REGISTRY:
+        return name, dict(settings)
+    known = method_names()
+    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+    question = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise InputError(f"unknown method {name!r}.{question}", f"Known methods: {', '.join(known)}.")
+
+
+def method_class(name: str) -> Any:
+    """The class of a method or variant; imports its module, and so torch.
+
+    Raises:
+        InputError: Unknown name; the nearest known one is suggested.
+    """
+    module, attribute = REGISTRY[registered(name, {})[0]]
     return getattr(import_module(module), attribute)
 
 
@@ -52,14 +128,15 @@ def build(name: str, config: Mapping[str, Any] | Config) -> nn.Module:
     """A method with freshly initialised weights (from torch's global random generator).
 
     Args:
-        name: Name in the registry.
-        config: The method's settings; what is left out has its default.
+        name: Name of a method or variant.
+        config: The method's settings; what is left out has the variant's value or the default.
 
     Raises:
         InputError: Unknown method, or settings that do not fit together.
         pydantic.ValidationError: A setting is unknown or has a wrong type.
     """
-    cls = method_class(name)
-    values = config.model_dump() if isinstance(config, Config) else dict(config)
+    given = config.model_dump() if isinstance(config, Config) else config
+    method_name, values = registered(name, given)
+    cls = method_class(method_name)
     method: nn.Module = cls(cls.Config.model_validate(values))
     return method
