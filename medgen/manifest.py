@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medgen.config import Config
 from medgen.errors import PackageError
@@ -16,8 +16,10 @@ from medgen.run_record import hash_file
 
 FORMAT = 1
 MANIFEST_NAME = "medgen.json"
+Task = Literal["detect-anomalies", "synthesize", "features"]
 # One path component: no separators, no drive letters, no leading dot (so never "..").
 _COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?")
 
 
 class Contract(Config):
@@ -31,6 +33,52 @@ class Contract(Config):
     value_range: tuple[float, float] = Field(
         default=(0.0, 1.5), description="Range of the prepared image."
     )
+
+
+class Extractor(Config):
+    """The features that a model's training images were measured with."""
+
+    name: str = Field(description="Name of the feature extractor's package.")
+    sha256: str = Field(description="Hash that identifies it; distances of others differ.")
+
+
+class Synthesis(Config):
+    """The images a model makes."""
+
+    condition_names: tuple[str, ...] = Field(
+        default=(), description="`name` or `name:attribute`, by number; empty if it has none."
+    )
+    label_names: tuple[str, ...] = Field(
+        default=(), description="What the label values 0, 1, ... stand for; empty without labels."
+    )
+    value_range: tuple[float, float] = Field(
+        default=(0.0, 255.0), description="What -1 and 1 of the network mean in the files."
+    )
+    spacing_mm: tuple[float, ...] | None = Field(
+        default=None, description="Pixel size along each axis, if it is known."
+    )
+    modality: str = Field(default="OT", description="DICOM modality code.")
+    body_part: str = Field(default="", description="DICOM body part examined.")
+    default_truncation: float = Field(default=1.0, ge=0, le=1)
+    extractor: Extractor | None = Field(
+        default=None, description="Set if the package holds features of its training images."
+    )
+
+    @field_validator("condition_names")
+    @classmethod
+    def _can_be_asked_for(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names) or not all(_NAME.fullmatch(name) for name in names):
+            msg = f"names must differ and hold letters, digits, _, -, . and at most one : ({names})"
+            raise ValueError(msg)
+        return names
+
+    @field_validator("value_range")
+    @classmethod
+    def _rises(cls, values: tuple[float, float]) -> tuple[float, float]:
+        if not values[0] < values[1]:
+            msg = f"the lower end of value_range must come first, got {values}"
+            raise ValueError(msg)
+        return values
 
 
 class TrainingData(Config):
@@ -65,14 +113,17 @@ class Manifest(Config):
     format: Literal[1] = Field(default=1, description="Version of this file format.")
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
-    task: Literal["detect-anomalies"] = "detect-anomalies"
+    task: Task = "detect-anomalies"
     summary: str = Field(default="", description="One line for the table of models.")
     method: str = Field(description="Name in medgen's registry of methods.")
     config: dict[str, Any] = Field(default_factory=dict, description="The method's settings.")
     preparation: dict[str, Any] = Field(default_factory=dict)
     inference: dict[str, Any] = Field(default_factory=dict)
     scoring: dict[str, Any] = Field(default_factory=dict)
-    contract: Contract
+    contract: Contract = Field(
+        default=Contract(spatial_dims=()), description="Images it takes; a generator takes none."
+    )
+    synthesis: Synthesis | None = Field(default=None, description="Images it makes.")
     calibration: dict[str, Any] | None = Field(
         default=None, description="Threshold, its meaning, and what it was calibrated on."
     )
@@ -85,6 +136,16 @@ class Manifest(Config):
     sha256: dict[str, str] = Field(
         default_factory=dict, description="Hash of every file beside this one."
     )
+
+    @model_validator(mode="after")
+    def _says_what_its_task_needs(self) -> Manifest:
+        if (self.task == "synthesize") != (self.synthesis is not None):
+            msg = "the key `synthesis` belongs to task synthesize, and only there"
+            raise ValueError(msg)
+        if self.task != "synthesize" and not self.contract.spatial_dims:
+            msg = f"task {self.task} needs `contract`: the images it takes"
+            raise ValueError(msg)
+        return self
 
     @field_validator("sha256")
     @classmethod

@@ -152,7 +152,7 @@ def check_for(pipeline: Pipeline, limit_gb: float) -> Check:
         from medgen.package import load_package
         from medgen.tasks.limits import check_facts
 
-        manifest = load_package(task.model).manifest
+        manifest = load_package(task.model, "detect-anomalies").manifest
 
         def takes(facts: Mapping[str, Any]) -> None:
             readable(facts)

@@ -209,7 +209,7 @@ def package_of(pipeline: Pipeline) -> ModelPackage | None:
 
     from medgen.package import load_package
 
-    return load_package(pipeline.task.model)
+    return load_package(pipeline.task.model, "detect-anomalies")
 
 
 def _intact(output: Path, entry: Entry) -> bool:

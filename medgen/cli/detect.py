@@ -84,7 +84,7 @@ def detect_anomalies(
     refuse_inside(output, source)
     objects = dicom_kinds(dicom_out or "")
     names = output_names([str(source)], report=report, dicom=objects)
-    package = load_package(model)
+    package = load_package(model, "detect-anomalies")
     if dry_run:
         facts = _plan(source, package, frame, series, max_memory, bool(objects))
         _say_plan(source, output, names, package, facts, json)

@@ -171,7 +171,11 @@ def _pictures(path: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _judge(images: Iterable[dict[str, Any]]) -> None:
     """Add to each image which models would take it."""
-    models = [entry for _, _, entry in list_packages() if not isinstance(entry, PackageError)]
+    models = [
+        entry
+        for _, _, entry in list_packages()
+        if not isinstance(entry, PackageError) and entry.task == "detect-anomalies"
+    ]
     limit = default_memory_gb()
     for facts in images:
         facts["models"] = [_verdict(facts, model, limit) for model in models]

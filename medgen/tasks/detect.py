@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medgen.devices import check_device_name, resolve_device
 from medgen.errors import InputError
 from medgen.manifest import Manifest
-from medgen.package import ModelPackage, ScanMaps, load_package, run_model
+from medgen.package import ModelPackage, ScanMaps, load_package, require_task, run_model
 from medgen.run_record import timed
 from medgen.tasks.detect_dicom import check_dicom_format, check_dicom_source, dicom_kinds
 from medgen.tasks.limits import check_memory, check_scan, default_memory_gb, plan
@@ -154,6 +154,7 @@ def detect_anomalies(
     check_device_name(device)
     objects = dicom_kinds(dicom_out)
     package = model if isinstance(model, ModelPackage) else load_package(model)
+    require_task(package, "detect-anomalies")
     limit = default_memory_gb() if max_memory_gb is None else max_memory_gb
     timings: dict[str, float] = {}
     if isinstance(source, Volume):

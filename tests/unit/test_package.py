@@ -193,7 +193,7 @@ def test_saving_refuses_to_replace_and_leaves_nothing_half_written(
     package = save_intensity(tmp_path / "intensity")
     with pytest.raises(InputError, match="exists"):
         save_intensity(tmp_path / "intensity")
-    monkeypatch.setattr("medgen.package._golden_map", lambda _: 1 / 0)
+    monkeypatch.setattr("medgen.package.saving.golden_output", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_intensity(tmp_path / "second")
     assert [path.name for path in tmp_path.iterdir()] == ["intensity"]
@@ -305,7 +305,7 @@ def test_weights_that_do_not_unpack_are_refused(copy: Path, content: bytes) -> N
 def test_weights_that_unpack_without_end_are_refused(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medgen.package.LARGEST_WEIGHTS", 2**24)
+    monkeypatch.setattr("medgen.package.files.LARGEST_WEIGHTS", 2**24)
     (copy / WEIGHTS).write_bytes(lzma.compress(bytes(2**25), preset=0))
     renew_hash(copy, WEIGHTS)
     with pytest.raises(PackageError, match="do not fit"):

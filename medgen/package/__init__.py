@@ -1,0 +1,29 @@
+"""Model packages: a trained method with everything needed to use it, as plain data.
+
+A package is a folder with ``medgen.json`` (see :mod:`medgen.manifest`), ``weights.safetensors.xz``,
+``CARD.md``, ``golden/``, a tiny input and what it must give, and what its task needs besides: a
+calibration, features of the training images, directions of attributes. Loading one can only build
+classes of medgen's own registry: there is no code, pickle or URL in it.
+"""
+
+from medgen.package.detection import ScanMaps, run_model
+from medgen.package.files import (
+    ATTRIBUTES,
+    CARD,
+    TRAINING_FEATURES,
+    WEIGHTS,
+    ModelPackage,
+    list_packages,
+    load_package,
+    package_folders,
+    require_task,
+    search_folders,
+)
+from medgen.package.golden import verify_package
+from medgen.package.saving import save_package
+
+__all__ = [
+    "ATTRIBUTES", "CARD", "TRAINING_FEATURES", "WEIGHTS", "ModelPackage", "ScanMaps",
+    "list_packages", "load_package", "package_folders", "require_task", "run_model",
+    "save_package", "search_folders", "verify_package",
+]  # fmt: skip

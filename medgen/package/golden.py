@@ -1,0 +1,115 @@
+"""The golden case: a tiny input and what the model must make of it, on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medgen.errors import PackageError
+from medgen.manifest import check_files
+from medgen.package.detection import run_model
+from medgen.package.files import CARD, GOLDEN_EXPECTED, GOLDEN_INPUT, ModelPackage
+from medgen.volume import Geometry, Provenance, Volume
+
+# Resampling and convolution differ in the last digits between processors, and a voxel on the
+# edge of the mask may fall on either side: so nearly all voxels must agree to this much. A
+# generator passes such differences through tens of layers, so its images (-1..1) may differ more:
+# by about one step of 8-bit grey.
+GOLDEN_TOLERANCE = {"detect-anomalies": 1e-3, "synthesize": 1e-2, "features": 1e-2}
+GOLDEN_MAX_FRACTION = 1e-3
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def golden_input(golden: Volume | Mapping[str, NDArray[Any]]) -> Arrays:
+    """A golden input as the arrays that the package stores."""
+    if isinstance(golden, Volume):
+        return {"voxels": np.ascontiguousarray(golden.voxels), "affine": np.array(golden.affine)}
+    return {name: np.ascontiguousarray(array) for name, array in golden.items()}
+
+
+def golden_output(package: ModelPackage) -> Arrays:
+    """What the model makes of its golden input, by its task.
+
+    A detector: ``voxels``, ``affine`` to ``map``. A generator: ``latent`` and, if it has
+    conditions, ``condition`` to ``image`` and, if it is annotated, ``labels``. A feature
+    extractor: ``image`` to ``features``.
+    """
+    given = package.arrays(GOLDEN_INPUT)
+    return _OUTPUTS[package.manifest.task](package, given)
+
+
+def _detected(package: ModelPackage, given: Arrays) -> Arrays:
+    geometry = Geometry(given["voxels"].shape[1:], given["affine"])
+    return {"map": run_model(package, Volume(given["voxels"], geometry, Provenance())).map}
+
+
+def _generated(package: ModelPackage, given: Arrays) -> Arrays:
+    import torch
+
+    method: Any = package.method()
+    tensors = {name: torch.from_numpy(array) for name, array in given.items()}
+    with torch.inference_mode():
+        made = method.generate(tensors["latent"], tensors.get("condition"))
+    return {name: np.ascontiguousarray(value.numpy()) for name, value in made.items()}
+
+
+def _features(package: ModelPackage, given: Arrays) -> Arrays:
+    import torch
+
+    method: Any = package.method()
+    with torch.inference_mode():
+        features = method.features(torch.from_numpy(given["image"]))
+    return {"features": np.ascontiguousarray(features.numpy(), dtype=np.float32)}
+
+
+_OUTPUTS = {"detect-anomalies": _detected, "synthesize": _generated, "features": _features}
+
+
+def verify_package(package: ModelPackage) -> float:
+    """Check every hash again, every part of the manifest, and the golden case.
+
+    Returns:
+        The largest difference between the golden output and the one computed here.
+
+    Raises:
+        PackageError: Anything differs by more than the last digits.
+    """
+    check_files(package.folder, package.manifest)
+    missing = [name for name in (CARD, GOLDEN_INPUT, GOLDEN_EXPECTED) if not package.has(name)]
+    if missing:
+        raise PackageError(f"package {package.manifest.name} has no {', '.join(missing)}")
+    calibration = package.calibration
+    if calibration and calibration.minimum_volume_mm3 != package.scoring.minimum_volume_mm3:
+        msg = "its threshold was calibrated for another smallest finding than its scoring uses"
+        raise PackageError(f"package {package.manifest.name}: {msg}")
+    expected, found = package.arrays(GOLDEN_EXPECTED), golden_output(package)
+    if expected.keys() != found.keys():
+        msg = f"its golden case gives {', '.join(found)}, expected {', '.join(expected)}"
+        raise PackageError(f"package {package.manifest.name}: {msg}")
+    return max(_difference(package, name, expected[name], found[name]) for name in expected)
+
+
+def _difference(
+    package: ModelPackage, name: str, expected: NDArray[Any], found: NDArray[Any]
+) -> float:
+    """The largest difference between two arrays, unless too many values differ."""
+    tolerance = GOLDEN_TOLERANCE[package.manifest.task]
+    if found.shape != expected.shape:
+        msg = f"the golden {name} has shape {found.shape}, expected {expected.shape}"
+        raise PackageError(f"package {package.manifest.name}: {msg}")
+    difference = np.abs(found.astype(np.float64) - expected)
+    fraction = float(np.mean(difference > tolerance))
+    # Written so that a NaN anywhere fails too.
+    if not (np.isfinite(found).all() and fraction <= GOLDEN_MAX_FRACTION):
+        msg = (
+            f"package {package.manifest.name}: its golden case gives another {name} here "
+            f"({fraction:.2%} of voxels differ by more than {tolerance}, "
+            f"the largest by {difference.max():.3g})"
+        )
+        raise PackageError(msg, "Do not use it with this installation; see `medgen info`.")
+    # One voxel of another label is within the tolerance; its size as a number means nothing.
+    return float(difference.max()) if found.dtype.kind == "f" else fraction
