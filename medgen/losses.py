@@ -1,10 +1,17 @@
-"""Losses as plain functions of tensors. Each returns one number unless it says otherwise."""
+"""Losses as plain functions of tensors. Each returns one number unless it says otherwise.
+
+Adversarial losses take the critic's raw outputs ``(B,)`` for real and for made images, before any
+sigmoid, and compute in float32 whatever the precision of the networks.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def kl_to_standard_normal(
@@ -57,3 +64,157 @@ def soft_dice(probability: Tensor, target: Tensor, *, smooth: float = 1e-5) -> T
     """
     overlap = 2 * (probability * target).sum()
     return (overlap + smooth) / (probability.sum() + target.sum() + smooth)
+
+
+# ---- Adversarial losses: what the critic minimises, and what the generator minimises. ----
+
+
+def minmax_value(real: Tensor, fake: Tensor) -> Tensor:
+    """``E[log D(x)] + E[log(1 - D(G(z)))]`` with ``D = sigmoid(logit)`` (Goodfellow et al. 2014).
+
+    The critic raises it up to 0, the generator lowers it. Where real and made images cannot be
+    told apart it is ``-log 4``, about -1.386.
+    """
+    return F.logsigmoid(real.float()).mean() + F.logsigmoid(-fake.float()).mean()
+
+
+def cross_entropy_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """The negative of :func:`minmax_value` (Goodfellow et al. 2014, equation 1)."""
+    return -minmax_value(real, fake)
+
+
+def saturating_generator(fake: Tensor, real: Tensor) -> Tensor:
+    """``E[log(1 - D(G(z)))]``, the min-max game; flat where the critic is sure (2014, eq. 1)."""
+    return F.logsigmoid(-fake.float()).mean()
+
+
+def non_saturating_generator(fake: Tensor, real: Tensor) -> Tensor:
+    """``-E[log D(G(z))]``, with strong gradients where the critic is sure (2014, section 3)."""
+    return -F.logsigmoid(fake.float()).mean()
+
+
+def least_squares_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """``1/2 E[(D(x) - 1)^2] + 1/2 E[D(G(z))^2]`` (Mao et al. 2017, equation 9)."""
+    return ((real.float() - 1).square().mean() + fake.float().square().mean()) / 2
+
+
+def least_squares_generator(fake: Tensor, real: Tensor) -> Tensor:
+    """``1/2 E[(D(G(z)) - 1)^2]`` (Mao et al. 2017, equation 9)."""
+    return (fake.float() - 1).square().mean() / 2
+
+
+def wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """``E[D(G(z))] - E[D(x)]`` (Arjovsky et al. 2017).
+
+    Its negative estimates the earth mover's distance times the critic's Lipschitz constant, which
+    clipped weights or :func:`wgan_gp` keep bounded.
+    """
+    return fake.float().mean() - real.float().mean()
+
+
+def wasserstein_generator(fake: Tensor, real: Tensor) -> Tensor:
+    """``-E[D(G(z))]`` (Arjovsky et al. 2017); the hinge loss's generator has the same one."""
+    return -fake.float().mean()
+
+
+def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """``E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))]`` (Lim and Ye 2017; Miyato et al. 2018)."""
+    return F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
+
+
+def relativistic_average_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """Real images are more real than made ones are on average (Jolicoeur-Martineau 2019, RaSGAN).
+
+    ``-E[log s(D(x) - E D(G(z)))] - E[log(1 - s(D(G(z)) - E D(x)))]``; only differences count.
+    """
+    real, fake = real.float(), fake.float()
+    return -minmax_value(real - fake.mean(), fake - real.mean())
+
+
+def relativistic_average_generator(fake: Tensor, real: Tensor) -> Tensor:
+    """The critic's loss with the roles exchanged, on both sides (Jolicoeur-Martineau 2019)."""
+    return relativistic_average_critic(fake, real)
+
+
+AdversarialLoss = Callable[[Tensor, Tensor], Tensor]
+# Name: the critic's loss of (real, fake), and the generator's loss of (fake, real).
+ADVERSARIAL: dict[str, tuple[AdversarialLoss, AdversarialLoss]] = {
+    "non_saturating": (cross_entropy_critic, non_saturating_generator),
+    "saturating": (cross_entropy_critic, saturating_generator),
+    "least_squares": (least_squares_critic, least_squares_generator),
+    "wasserstein": (wasserstein_critic, wasserstein_generator),
+    "hinge": (hinge_critic, wasserstein_generator),
+    "relativistic_average": (relativistic_average_critic, relativistic_average_generator),
+}
+# The output at which a critic calls an image real. None: the loss only knows differences.
+BOUNDARY: dict[str, float | None] = {
+    "non_saturating": 0.0,
+    "saturating": 0.0,
+    "least_squares": 0.5,
+    "wasserstein": None,
+    "hinge": 0.0,
+    "relativistic_average": None,
+}
+
+
+@torch.no_grad()
+def critic_parts(real: Tensor, fake: Tensor, *, boundary: float | None = 0.0) -> dict[str, Tensor]:
+    """What to log of a critic's step.
+
+    Args:
+        real: Outputs for real images ``(B,)``.
+        fake: Outputs for made images ``(B,)``.
+        boundary: The output that separates real from made, :data:`BOUNDARY` of the loss; None
+            takes the middle between the two means.
+
+    Returns:
+        ``real_score`` and ``fake_score``: means; ``accuracy``: share on the right side, 0..1.
+    """
+    real, fake = real.float(), fake.float()
+    middle = (real.mean() + fake.mean()) / 2 if boundary is None else boundary
+    right = ((real > middle).float().mean() + (fake < middle).float().mean()) / 2
+    return {"real_score": real.mean(), "fake_score": fake.mean(), "accuracy": right}
+
+
+def _slopes(critic: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """Norms of the critic's gradients ``(B,)``; differentiable, and in float32 under autocast."""
+    points = points.detach().float().requires_grad_()
+    with torch.autocast(points.device.type, enabled=False), torch.enable_grad():
+        total = critic(points).sum()
+        (gradient,) = torch.autograd.grad(total, points, create_graph=True)
+    # The root has no derivative at 0, which dead units reach.
+    return (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
+
+
+def wgan_gp(
+    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, *, weight: float = 10.0
+) -> Tensor:
+    """Gradient penalty ``weight * E[(|grad D(x^)| - 1)^2]`` (Gulrajani et al. 2017).
+
+    Args:
+        critic: From images to outputs ``(B,)``; no output may depend on another image, so no
+            batch normalisation.
+        real: Images ``(B, C, *spatial)``.
+        fake: As many images. The points ``x^`` lie uniformly between the pairs.
+        weight: Lambda of the paper.
+    """
+    share = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device)
+    return (
+        weight
+        * (_slopes(critic, torch.lerp(fake.float(), real.float(), share)) - 1).square().mean()
+    )
+
+
+def dragan(critic: Callable[[Tensor], Tensor], real: Tensor, *, weight: float = 10.0) -> Tensor:
+    """Gradient penalty ``weight * E[(|grad D(x + d)| - 1)^2]`` near real images (Kodali 2017).
+
+    The noise d is that of the authors' code: half the batch's standard deviation times a uniform
+    number for each voxel.
+    """
+    noise = 0.5 * real.float().std() * torch.rand_like(real, dtype=torch.float32)
+    return weight * (_slopes(critic, real.float() + noise) - 1).square().mean()
+
+
+def r1(critic: Callable[[Tensor], Tensor], real: Tensor, *, gamma: float = 10.0) -> Tensor:
+    """``gamma / 2 * E[|grad D(x)|^2]`` at real images (Mescheder et al. 2018)."""
+    return gamma / 2 * _slopes(critic, real).square().mean()
