@@ -23,7 +23,7 @@ ROWS = (
         *("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
         *("image_sets", "annotated_sets", "annotated_brain", "toy"),
     ),
-    ("networks", "losses", "augmentation"),
+    ("networks", "losses", "augmentation", "label_deformation"),
     ("methods",),
     ("training", "inference", "scoring", "metrics"),
     ("manifest", "package", "features"),
@@ -47,6 +47,7 @@ NEIGHBOURS = {
     ("annotated_brain", "label_maps"),
     ("annotated_brain", "phantoms"),
     ("package", "manifest"),
+    ("features", "package"),  # the shipped extractor is a package
     ("features", "package"),
     ("features", "manifest"),
     ("metrics", "scoring"),  # both count findings; one definition
@@ -59,6 +60,7 @@ FORBIDDEN = {
     "losses": DATA,
     "networks": DATA,
     "augmentation": DATA,
+    "label_deformation": DATA,
     "training": {"io"},
     "scoring": {"io"},
     "metrics": {"io"},

@@ -1,0 +1,40 @@
+"""Metrics, each with its definition and unit. Importing this imports no torch.
+
+:mod:`medgen.metrics.anomaly` measures anomaly maps; its names are offered here too.
+:mod:`medgen.metrics.synthesis` compares sets of features of real and synthetic images,
+:mod:`medgen.metrics.similarity` pairs of images (with torch).
+"""
+
+from medgen.metrics.anomaly import (
+    SIZE_EDGES_MM3,
+    AveragePrecision,
+    BestDice,
+    FalsePositives,
+    Froc,
+    Interval,
+    ScoredScan,
+    auroc,
+    average_precision,
+    best_dice,
+    bootstrap_interval,
+    dice,
+    false_positives,
+    froc,
+)
+
+__all__ = [
+    "SIZE_EDGES_MM3",
+    "AveragePrecision",
+    "BestDice",
+    "FalsePositives",
+    "Froc",
+    "Interval",
+    "ScoredScan",
+    "auroc",
+    "average_precision",
+    "best_dice",
+    "bootstrap_interval",
+    "dice",
+    "false_positives",
+    "froc",
+]
