@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -20,14 +20,23 @@ Batch = dict[str, Tensor]
 SOURCES: dict[str, tuple[str, str]] = {
     "label_maps": ("medgen.anatomy", "LabelMapSource"),
     "phantoms": ("medgen.anatomy", "PhantomSource"),
+    "images": ("medgen.image_sets", "Images"),
+    "annotated": ("medgen.annotated_sets", "AnnotatedImages"),
+    "annotated_brain": ("medgen.annotated_brain", "AnnotatedBrain"),
+    "mixture": ("medgen.toy", "Mixture"),
 }
 
 
 class Source(Protocol):
     """Where batches come from: a pure function of its settings and a number.
 
-    A batch holds ``image`` with simulated anomalies and ``healthy`` without, both
-    ``(B, C, *spatial)``; and ``anomaly`` and ``mask`` ``(B, 1, *spatial)``, 0 or 1.
+    For methods that restore, a batch holds ``image`` with simulated anomalies and ``healthy``
+    without, both ``(B, C, *spatial)``; and ``anomaly`` and ``mask`` ``(B, 1, *spatial)``, 0 or 1.
+
+    For methods that sample, it holds ``image`` ``(B, C, *spatial)`` in -1..1 and, as the data
+    have them, ``condition`` ``(B,)`` and ``labels`` ``(B, 1, *spatial)``, both int64; the source
+    then names them in ``condition_names`` and ``label_names`` (the background's name first).
+    It may have ``facts``, what to tell and record about the data.
     """
 
     def batch(self, index: int) -> Batch:
@@ -40,11 +49,12 @@ class Source(Protocol):
 def build_source(config: TrainingConfig, method: Any) -> Source:
     """The source that ``config.data`` asks for.
 
-    Seed, batch size, dimensions and input slices that ``data`` leaves out are those of the run
-    and of the method.
+    Seed, batch size, dimensions, input slices, channels and size that ``data`` leaves out are
+    those of the run and of the method.
 
     Raises:
         InputError: The kind or a setting is unknown, or the data do not fit the method.
+        LeakageError: The data are on both sides of the split.
     """
     values = dict(config.data)
     kind = values.pop("kind", None)
@@ -52,19 +62,62 @@ def build_source(config: TrainingConfig, method: Any) -> Source:
         raise InputError(f"data.kind must be one of {', '.join(SOURCES)}, got {kind!r}")
     module, name = SOURCES[kind]
     cls = getattr(import_module(module), name)
-    shared: Mapping[str, Any] = {
+    shared = {
         "seed": config.seed,
         "batch_size": config.batch_size,
         "spatial_dims": method.spatial_dims,
         "input_slices": method.input_slices,
+        "channels": getattr(method, "channels", None),
+        "size": getattr(method, "image_size", None) if can_sample(method) else None,
     }
-    settings = validated(cls.Config, {**shared, **values}, "data")
-    for key in ("spatial_dims", "input_slices"):
-        wanted, found = shared[key], getattr(settings, key)
-        if wanted != found:
-            raise InputError(f"data.{key} is {found}, but the method needs {wanted}")
+    known = {
+        key: value
+        for key, value in shared.items()
+        if value is not None and key in cls.Config.model_fields
+    }
+    settings = validated(cls.Config, {**known, **values}, "data")
+    for key in ("spatial_dims", "input_slices", "channels"):
+        if key in known and getattr(settings, key) != known[key]:
+            msg = f"data.{key} is {getattr(settings, key)}, but the method needs {known[key]}"
+            raise InputError(msg)
     source: Source = cls(settings)
+    _require_fit(kind, source, method)
     return source
+
+
+def can_sample(method: Any) -> bool:
+    """Whether a method makes images from a latent (the capability ``Samples``)."""
+    return hasattr(method, "generate")
+
+
+def _require_fit(kind: str, source: Any, method: Any) -> None:
+    """Refuse data that a method cannot learn from."""
+    sets = hasattr(source, "condition_names")
+    if can_sample(method) and not sets:
+        raise InputError(
+            f"data.kind {kind!r} draws pairs to restore, but the method makes images",
+            "Use data.kind images or annotated.",
+        )
+    if sets and hasattr(method, "predict") and not can_sample(method):
+        raise InputError(
+            f"data.kind {kind!r} has no pairs to restore, which the method needs",
+            "Use data.kind label_maps or phantoms.",
+        )
+    size = getattr(source, "image_size", None)
+    if can_sample(method) and size is not None and tuple(size) != tuple(method.image_size):
+        raise InputError(
+            f"data.size is {tuple(size)}, but the method makes {tuple(method.image_size)}",
+            "Set config.image_size and data.size alike, or leave data.size out.",
+        )
+    wanted = int(getattr(method, "conditions", 0))
+    found = tuple(getattr(source, "condition_names", ()))
+    if wanted and wanted != len(found):
+        raise InputError(
+            f"config.conditions is {wanted}, but the data have {len(found) or 'no'} condition(s)"
+            f"{': ' if found else ''}{', '.join(found)}",
+            "Put the images of each condition into a subfolder of its own, or set "
+            f"config.conditions to {len(found) if len(found) > 1 else 0}.",
+        )
 
 
 class _Timed(Dataset[tuple[Batch, float]]):
