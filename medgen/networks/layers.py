@@ -14,11 +14,11 @@ from torch.nn.utils import parametrize
 
 from medgen.errors import InputError
 
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-AVERAGE_POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
-CONVOLUTION = {2: F.conv2d, 3: F.conv3d}
+CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV_TRANSPOSE: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+AVERAGE_POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+CONVOLUTION: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
 # The coarsest grid of a network is the image halved until an edge would be shorter than this, ...
 SMALLEST_BASE = 3
 # ... and if it is still longer than this, the size has too few factors of two.
