@@ -88,7 +88,7 @@ class FeatureExtractor:
     def of_method(cls, method: Any, name: str, sha256: str) -> FeatureExtractor:
         """The extractor of a trained ``selfsup`` method."""
         method.eval()
-        return cls(name, sha256, method.dimension, method.config.image_size[0], method.embed)
+        return cls(name, sha256, method.dimension, method.view_size, method.features)
 
     @classmethod
     def from_file(
@@ -208,6 +208,6 @@ def _trained_method(path: Path) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         msg = f"{path} is not the result of a training run of the method selfsup: {error}"
         raise InputError(msg, "It needs training.json of the same run beside it.") from error
-    if not hasattr(method, "embed"):
+    if not hasattr(method, "features"):
         raise InputError(f"method {config['method']!r} of {path} gives no features; use selfsup")
     return method

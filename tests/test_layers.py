@@ -21,7 +21,7 @@ ROWS = (
     ("io", "resampling"),
     (
         *("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
-        *("image_sets", "annotated_sets", "annotated_brain", "toy"),
+        *("image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"),
     ),
     ("networks", "losses", "augmentation", "label_deformation"),
     ("methods",),
@@ -48,13 +48,12 @@ NEIGHBOURS = {
     ("annotated_brain", "phantoms"),
     ("package", "manifest"),
     ("features", "package"),  # the shipped extractor is a package
-    ("features", "package"),
     ("features", "manifest"),
     ("metrics", "scoring"),  # both count findings; one definition
 }
 # Nearer than the row says: a method must stay usable on plain tensors.
 DATA = {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"}
-DATA |= {"image_sets", "annotated_sets", "annotated_brain", "toy"}
+DATA |= {"image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"}
 FORBIDDEN = {
     "methods": DATA,
     "losses": DATA,

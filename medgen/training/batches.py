@@ -20,8 +20,10 @@ Batch = dict[str, Tensor]
 SOURCES: dict[str, tuple[str, str]] = {
     "label_maps": ("medgen.anatomy", "LabelMapSource"),
     "phantoms": ("medgen.anatomy", "PhantomSource"),
+    "mixed": ("medgen.mixed_sets", "Mixed"),
     "images": ("medgen.image_sets", "Images"),
     "annotated": ("medgen.annotated_sets", "AnnotatedImages"),
+    "annotated_joint": ("medgen.training.joint_labels", "JointLabels"),
     "annotated_brain": ("medgen.annotated_brain", "AnnotatedBrain"),
     "mixture": ("medgen.toy", "Mixture"),
 }
