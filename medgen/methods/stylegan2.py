@@ -34,8 +34,9 @@ from medgen.augmentation import ADAPTIVE, DIFFERENTIABLE, AdaptiveAugment, DiffA
 from medgen.config import Config
 from medgen.errors import InputError
 from medgen.losses import ADVERSARIAL, BOUNDARY, critic_parts, minmax_value, r1
+from medgen.networks.counter import Counter
 from medgen.networks.layers import frozen, one_hot
-from medgen.networks.stylegan2 import Mapping, ResidualCritic, StepCounter, Synthesis
+from medgen.networks.stylegan2 import Mapping, ResidualCritic, Synthesis
 
 # The path length penalty is taken on this part of a batch, as in the paper.
 PATH_SHARE = 2
@@ -146,7 +147,7 @@ class StyleGAN2(nn.Module):
             spectral_norm=config.spectral_norm,
         )
         self.augment = _augmentation(config)
-        self.steps = StepCounter()
+        self.steps = Counter()
         groups = max(1, config.conditions)
         self.register_buffer("w_mean", torch.zeros(groups, config.style))
         self.register_buffer("w_count", torch.zeros(groups))
@@ -206,6 +207,8 @@ class StyleGAN2(nn.Module):
         real_logits, fake_logits = self._judge(seen, condition)
         loss = to_critic(real_logits, fake_logits)
         parts = critic_parts(real_logits, fake_logits, boundary=BOUNDARY[config.loss])
+        if config.loss == "non_saturating":
+            parts["minmax"] = minmax_value(real_logits, fake_logits).detach()
         if isinstance(self.augment, AdaptiveAugment):
             self.augment.update(real_logits.detach())
             parts["augmentation"] = self.augment.probability.clone()
@@ -226,8 +229,6 @@ class StyleGAN2(nn.Module):
                 fake_logits = self.critic(self._augmented(fake), condition)
         loss = to_generator(fake_logits, real_logits.detach())
         parts = {"fake_score": fake_logits.detach().mean()}
-        if config.loss == "non_saturating":
-            parts["minmax"] = minmax_value(real_logits, fake_logits).detach()
         if config.path_length_weight and step % config.path_length_interval == 0:
             penalty = self._path_length(real, condition, step)
             loss = loss + config.path_length_interval * config.path_length_weight * penalty

@@ -305,28 +305,6 @@ class ResidualCritic(nn.Module):
         return logits
 
 
-class StepCounter(nn.Module):
-    """Counts in a buffer, so that checkpoints hold it, and reads it without waiting for a GPU."""
-
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-        self._read: int | None = None
-
-    def advance(self, by: int = 1) -> int:
-        """The count so far; afterwards it is larger by ``by``."""
-        now = int(self.count) if self._read is None else self._read
-        self.count += by
-        self._read = now + by
-        return now
-
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._read = None
-
-
 def _places(vector: Tensor, like: Tensor) -> Tensor:
     """A value for each image and channel, to be multiplied with ``like``."""
     return vector.to(like.dtype)[:, :, None, None]
