@@ -228,7 +228,10 @@ class AnnotatedImages:
         shown = self._stacked(items[count:], cases[count:]) if held_out else self.training
         order = mixed_up(0, len(shown[0]))
         self.held_out = tuple(values[order] for values in shown)
-        self.facts = facts(items[:count], items[count:], names) | {"labels": self.label_names}
+        self.facts = facts(items[:count], items[count:], names) | {
+            "images": len(self.training[0]),
+            "held_out_images": len(self.held_out[0]) if held_out else 0,
+        }
 
     def items(self, side: Literal["train", "held_out"]) -> list[Item]:
         """The files on one side of the split."""

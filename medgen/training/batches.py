@@ -111,6 +111,14 @@ def _require_fit(kind: str, source: Any, method: Any) -> None:
             f"data.size is {tuple(size)}, but the method makes {tuple(method.image_size)}",
             "Set config.image_size and data.size alike, or leave data.size out.",
         )
+    labels = getattr(method.config, "labels", None) if can_sample(method) else None
+    known = len(getattr(source, "label_names", ()))
+    if labels is not None and labels != known:
+        raise InputError(
+            f"config.labels is {labels}, but the data have {known or 'no'} labels, the background "
+            "included",
+            f"Set config.labels to {known}." if known else "Use data.kind annotated.",
+        )
     wanted = int(getattr(method, "conditions", 0))
     found = tuple(getattr(source, "condition_names", ()))
     if wanted and wanted != len(found):

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medgen.devices import resolve_device
 from medgen.errors import InputError, MedgenError
-from medgen.methods import method_class
+from medgen.methods import method_class, registered
 from medgen.run_record import versions
-from medgen.training.batches import Batch, batches, build_source
+from medgen.training.batches import Batch, batches, build_source, can_sample
 from medgen.training.checkpoint import (
     Position,
     load_checkpoint,
@@ -39,15 +39,22 @@ from medgen.training.checkpoint import (
     write_complete,
 )
 from medgen.training.config import CHANGEABLE, TrainingConfig, validated
-from medgen.training.monitor import Monitor, save_grid, validate, write_json
+from medgen.training.health import REMEDIES, Finding
+from medgen.training.monitor import Monitor, validate, write_json
+from medgen.training.pictures import save_grid
+from medgen.training.samples import Samples
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 # All that a run leaves in its folder; nothing else is ever removed from it.
 FILES = (CHECKPOINT, WEIGHTS, "training.json", "log.jsonl", "run.json")
 FOLDERS = ("images", "tensorboard")
+# Steps after which a GPU's losses and gradients are fetched and checked. Fetching waits for the
+# GPU, which small networks would feel at every step.
+FETCH_EVERY = 10
 
 Item = TypeVar("Item")
+ZERO = torch.zeros(())
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,15 @@ class TrainingResult:
         step: Finished steps.
         finished: False if it was stopped early and can be resumed.
         metrics: Last values of losses, speeds and validation.
+        warnings: What the monitors found: ``step``, ``warning`` (its kind), ``message`` and
+            ``remedy`` of each; see :mod:`medgen.training.health`.
     """
 
     folder: Path
     step: int
     finished: bool
     metrics: dict[str, float] = field(default_factory=dict)
+    warnings: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
@@ -100,10 +110,8 @@ def train(
     start = _starting_point(config, output, resume=resume, overwrite=overwrite)
     with _threads(config.threads):
         torch.manual_seed(config.seed)
-        cls = method_class(config.method)
-        method = cls(validated(cls.Config, config.config, f"config of {config.method}"))
-        if not method.state_dict():
-            raise InputError(f"method {config.method!r} has nothing to train")
+        _allow_fast_numbers(config, device)
+        method = build_method(config)
         run = _Run(config, method, output, start, device)
         _prepare_folder(output, overwrite)
         if resume:
@@ -116,6 +124,21 @@ def train(
             progress=progress,
         ) as monitor:
             return run.go(monitor, max_minutes)
+
+
+def build_method(config: TrainingConfig) -> Any:
+    """The method that a configuration describes, with its first weights.
+
+    Raises:
+        InputError: A setting is unknown or does not fit, or the method has nothing to train.
+    """
+    torch.manual_seed(config.seed)
+    cls = method_class(config.method)
+    settings = registered(config.method, config.config)[1]
+    method = cls(validated(cls.Config, settings, f"config of {config.method}"))
+    if not method.state_dict():
+        raise InputError(f"method {config.method!r} has nothing to train")
+    return method
 
 
 class _Run:
@@ -135,22 +158,33 @@ class _Run:
             precision=config.precision,
         )
         self.fabric.setup(method, *self.optimizers.values())
-        self.average = copy.deepcopy(method).requires_grad_(False).eval()
+        self.average = _averaged(method)
+        current = dict(method.named_parameters())
+        names = [name for name, _ in self.average.named_parameters()]
+        self.weights = list(self.average.parameters()), [current[name] for name in names]
         self.rates = {
             name: [group["lr"] for group in optimizer.param_groups]
             for name, optimizer in self.optimizers.items()
         }
+        self.fetch_every = FETCH_EVERY if kind == "cuda" else 1
+        self.waiting: list[tuple[int, dict[str, Any]]] = []  # values that are still on the device
+        self.samples = Samples(method, self.source, config.seed, self.fabric.to_device)
 
     def go(self, monitor: Monitor, max_minutes: float | None) -> TrainingResult:
         """Train until the end, or until this call's time is over."""
         config, began, earlier = self.config, time.perf_counter(), self.seconds
         held_out = self.held_out()
+        self.samples.save_real(self.output / "images" / "real.png")
         stream = batches(self.source, self.step, config.steps, config.workers)
         while self.progress() < 1:
             waited = time.perf_counter()
             batch, drawing = next(stream)
             worked = time.perf_counter()
-            monitor.add(self.advance(self.fabric.to_device(batch)))
+            values = self.advance(self.fabric.to_device(batch))
+            self.step += 1
+            self.waiting.append((self.step, values))
+            if self.step % self.fetch_every == 0:
+                self.fetch(monitor)
             now = time.perf_counter()
             monitor.add(
                 {
@@ -160,40 +194,65 @@ class _Run:
                     "network_s": now - worked,
                 }
             )
-            self.step, self.seconds = self.step + 1, earlier + now - began
+            self.seconds = earlier + now - began
             monitor.advance(self.step)
             over = max_minutes is not None and now - began >= 60 * max_minutes
             last = over or self.progress() >= 1
-            if last or self.step % config.image_every == 0:
-                monitor.flush(self.step, **self.validate(held_out))
+            shows = last or self.step % config.image_every == 0
+            saves = last or self.step % config.checkpoint_every == 0
+            if shows or saves or self.step % config.log_every == 0:
+                self.fetch(monitor)
+            if shows:
+                monitor.flush(self.step, **self.validate(held_out, monitor))
             elif self.step % config.log_every == 0:
                 monitor.flush(self.step)
-            if last or self.step % config.checkpoint_every == 0:
-                self.save()
+            if saves:
+                self.save(monitor)
             if over:
                 break
-        return self.finish(monitor.last)
+        return self.finish(monitor)
 
-    def advance(self, batch: Batch) -> dict[str, float]:
-        """One step of training; returns losses, their parts and the gradients' norms."""
+    def advance(self, batch: Batch) -> dict[str, Tensor | float]:
+        """One step of training; returns losses, their parts and the gradients' norms.
+
+        Tensors among them are left where they are: see :meth:`fetch`.
+        """
         torch.manual_seed(_step_seed(self.config.seed, self.step))
         self.method.train()
-        values: dict[str, float] = {}
+        values: dict[str, Tensor | float] = {}
         for name, loss, parts in _within(self.fabric.autocast, self.method.losses(batch)):
             optimizer = self.optimizers[name]
             self.set_rate(name)
-            values |= {f"loss/{name}": float(loss.detach())}
-            values |= {f"part/{name}/{part}": float(value) for part, value in parts.items()}
-            self.check_finite(values, self.step + 1)
+            values |= {f"loss/{name}": loss.detach()}
+            values |= {f"part/{name}/{part}": value for part, value in parts.items()}
             optimizer.zero_grad()
             self.fabric.backward(loss)
-            weights = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(weights, self.config.grad_clip or math.inf)
-            values |= {f"gradient/{name}": float(norm), f"rate/{name}": self.rate(name)}
-            self.check_finite(values, self.step + 1)
+            values[f"gradient/{name}"] = self.clip_gradient(optimizer)
+            values[f"rate/{name}"] = self.rate(name)
             optimizer.step()
         self.update_average()
         return values
+
+    def clip_gradient(self, optimizer: Optimizer) -> Tensor:
+        """Norm of the gradient of an optimiser's weights, before it is clipped if that is asked."""
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        if self.config.grad_clip is not None:
+            return nn.utils.clip_grad_norm_(weights, self.config.grad_clip)
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        if not gradients:
+            return torch.zeros(())
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+    def fetch(self, monitor: Monitor) -> None:
+        """Bring the values of the last steps from the device at once; check and monitor them."""
+        waiting, self.waiting = self.waiting, []
+        for step, values in zip(
+            (step for step, _ in waiting), _on_cpu([v for _, v in waiting]), strict=True
+        ):
+            self.check_finite(values, step, monitor)
+            monitor.add(values)
+            for finding in self.samples.observe(values):
+                monitor.warn(step, finding)
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -203,24 +262,27 @@ class _Run:
         """
         warm = (1 + self.step) / (10 + self.step) if self.step else 0.0
         decay = min(self.config.ema_decay, warm)
-        pairs = zip(self.average.parameters(), self.method.parameters(), strict=True)
-        for average, current in pairs:
-            average.lerp_(current, 1 - decay)
-        for average, current in zip(self.average.buffers(), self.method.buffers(), strict=True):
-            average.copy_(current)
+        averages, weights = self.weights
+        if averages:
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+        current = dict(self.method.named_buffers())
+        for name, average in self.average.named_buffers():
+            average.copy_(current[name])
 
-    def check_finite(self, values: Mapping[str, float], step: int) -> None:
-        """Stop before a number that is not finite gets into the weights or a checkpoint."""
+    def check_finite(self, values: Mapping[str, float], step: int, monitor: Monitor) -> None:
+        """Stop before a number that is not finite gets into a checkpoint."""
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if not wrong:
             return
         checkpoint, kept = self.output / CHECKPOINT, ""
         if checkpoint.exists():
             kept = f"The checkpoint of step {read_position(checkpoint).step} is kept. "
+        message = f"{wrong[0]} is not finite"
+        monitor.warn(step, Finding("not_finite", message))
         raise MedgenError(
-            f"training step {step}: {', '.join(wrong)} is not finite "
+            f"training step {step}: {message} "
             f"({', '.join(f'{name} {value:.4g}' for name, value in values.items())})",
-            f"{kept}Start again with a lower learning rate or with grad_clip.",
+            f"{kept}{REMEDIES['not_finite']}",
         )
 
     def progress(self) -> float:
@@ -249,23 +311,30 @@ class _Run:
         found = [self.source.validation_batch(i) for i in range(self.config.validation_batches)]
         return [self.fabric.to_device(batch) for batch in found]
 
-    def validate(self, held_out: list[Batch]) -> dict[str, float]:
-        """Measure the averaged network and draw what it predicts."""
+    def validate(self, held_out: list[Batch], monitor: Monitor) -> dict[str, float]:
+        """Measure the averaged network and draw what it predicts, or images it makes."""
+        picture = self.output / "images" / f"step-{self.step:07d}.png"
         with torch.inference_mode():
-            outputs = self.average.predict(held_out[0]["image"])
-            picture = self.output / "images" / f"step-{self.step:07d}.png"
-            save_grid(picture, held_out[0], outputs, self.method.input_slices)
+            if can_sample(self.average):
+                self.samples.save(picture, self.average)
+                values, findings = self.samples.look(self.average)
+                for finding in findings:
+                    monitor.warn(self.step, finding)
+                return values
+            if hasattr(self.average, "predict"):
+                outputs = self.average.predict(held_out[0]["image"])
+                save_grid(picture, held_out[0], outputs, self.method.input_slices)
             return validate(self.average, held_out)
 
-    def save(self) -> None:
+    def save(self, monitor: Monitor) -> None:
         """Write a checkpoint, unless the last step has spoilt the weights."""
-        largest = [float(w.detach().abs().max()) for w in self.method.parameters()]
-        self.check_finite({"largest weight": sum(largest)}, self.step)
+        largest = torch.stack([w.detach().abs().max() for w in self.method.parameters()] or [ZERO])
+        self.check_finite({"largest weight": float(largest.sum())}, self.step, monitor)
         position = Position(self.step, self.seconds, self.config.model_dump(mode="json"))
         path = self.output / CHECKPOINT
         save_checkpoint(path, position, self.method, self.average, self.optimizers)
 
-    def finish(self, metrics: dict[str, float]) -> TrainingResult:
+    def finish(self, monitor: Monitor) -> TrainingResult:
         """Write the averaged weights and the record of the run."""
         finished = self.progress() >= 1
         weights = plain(self.average.state_dict())
@@ -279,12 +348,47 @@ class _Run:
             "parameters": sum(p.numel() for p in self.method.parameters()),
             "device": str(self.fabric.device),
             "threads": torch.get_num_threads(),
-            "metrics": metrics,
+            "metrics": monitor.last,
+            "warnings": monitor.warnings,
+            **self.samples.names(),
+            "source": getattr(self.source, "facts", {}),
             "versions": versions(),
             "config": self.config.model_dump(mode="json"),
         }
         write_json(self.output / "training.json", record)
-        return TrainingResult(self.output, self.step, finished, metrics)
+        return TrainingResult(
+            self.output, self.step, finished, dict(monitor.last), list(monitor.warnings)
+        )
+
+
+def _averaged(method: Any) -> Any:
+    """A copy of a method for the running average of its weights.
+
+    Parts that only training needs are left out of a method that samples.
+    """
+    average = copy.deepcopy(method).requires_grad_(False).eval()
+    if can_sample(method):
+        for part in method.training_only:
+            setattr(average, part, None)
+    return average
+
+
+def _on_cpu(steps: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Values of several steps as numbers, with one transfer for all."""
+    tensors = [v.detach().float() for step in steps for v in step.values() if torch.is_tensor(v)]
+    numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [
+        {name: next(numbers) if torch.is_tensor(v) else float(v) for name, v in step.items()}
+        for step in steps
+    ]
+
+
+def _allow_fast_numbers(config: TrainingConfig, device: str) -> None:
+    """On a GPU, mixed precision also means TensorFloat-32 and the fastest convolutions."""
+    if device.startswith("cuda") and config.precision == "bf16-mixed":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
 
 
 def _starting_point(

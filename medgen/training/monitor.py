@@ -1,8 +1,9 @@
-"""What one sees of a training run: a log, a progress bar, picture grids, TensorBoard."""
+"""What one reads of a training run: a log, warnings, a progress bar, TensorBoard."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections import defaultdict
@@ -11,19 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medgen.errors import InputError
 from medgen.losses import mean_inside, soft_dice
 from medgen.training.checkpoint import write_complete
+from medgen.training.health import Finding
 
-GRID_ROWS = 8
-CAPTION_HEIGHT = 14  # pixels
-SMALLEST_PICTURE = 96  # pixels; smaller images are enlarged, so that captions fit
-SAME_UNIT = {"image", "healthy", "restored"}  # pictures that share one grey scale
+logger = logging.getLogger(__name__)
 
 
 class Monitor:
@@ -42,6 +39,7 @@ class Monitor:
     ) -> None:
         self.path = folder / "log.jsonl"
         self.last: dict[str, float] = {}
+        self.warnings: list[dict[str, Any]] = []
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
         self._keep_lines(first)
@@ -51,6 +49,7 @@ class Monitor:
     def _keep_lines(self, first: int) -> None:
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first]
+        self.warnings = [entry for entry in map(json.loads, kept) if "warning" in entry]
         text = "".join(line + "\n" for line in kept)
         write_complete(self.path, lambda draft: _write_text(draft, text))
 
@@ -78,6 +77,21 @@ class Monitor:
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+
+    def warn(self, step: int, finding: Finding) -> None:
+        """Say and log once for each kind what is wrong with the run, and the remedy."""
+        if any(entry["warning"] == finding.kind for entry in self.warnings):
+            return
+        entry = {
+            "step": step,
+            "warning": finding.kind,
+            "message": finding.message,
+            "remedy": finding.remedy,
+        }
+        self.warnings.append(entry)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        logger.warning("step %d: %s. %s", step, finding.message, finding.remedy)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -152,15 +166,20 @@ def _progress_bar(first: int, steps: int) -> Any:
 
 
 def validate(method: Any, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """How well a method predicts batches it is not trained on, by what it predicts.
+    """How well a method does on batches it is not trained on, by what it can do.
 
     Returns:
-        ``validation/restoration`` is the mean absolute error of ``restored`` inside the mask, in
-        the image's unit; ``validation/dice`` the soft Dice of the probability with the simulated
-        anomaly, 0..1.
+        Of a method that predicts: ``validation/restoration`` is the mean absolute error of
+        ``restored`` inside the mask, in the image's unit; ``validation/dice`` the soft Dice of the
+        probability with the simulated anomaly, 0..1. Of a method with a ``validate`` of its own:
+        what that returns.
     """
     sums: dict[str, float] = defaultdict(float)
     for batch in batches:
+        if hasattr(method, "validate"):
+            for name, value in method.validate(batch).items():
+                sums[f"validation/{name}"] += value
+            continue
         outputs = method.predict(batch["image"])
         if "restored" in outputs:
             error = (outputs["restored"] - batch["healthy"]).abs()
@@ -169,55 +188,3 @@ def validate(method: Any, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, 
             found = torch.sigmoid(outputs["log_odds"]) * batch["mask"]
             sums["validation/dice"] += float(soft_dice(found, batch["anomaly"]))
     return {name: total / len(batches) for name, total in sums.items()}
-
-
-def save_grid(
-    path: Path, batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor], input_slices: int
-) -> None:
-    """Draw rows of one batch: input, truth and predictions side by side.
-
-    Volumes are shown by their middle slice along the last axis; arrays (right, front, up) are
-    drawn with the front at the top. Three channels are shown in colour, others by their mean.
-    """
-    from PIL import Image, ImageDraw
-
-    columns = {
-        "image": _middle(batch["image"], input_slices),
-        **{name: batch[name] for name in ("healthy", "anomaly") if name in batch},
-        **{name: value for name, value in outputs.items() if name != "log_odds"},
-    }
-    if "log_odds" in outputs:
-        columns["probability"] = torch.sigmoid(outputs["log_odds"])
-    tiles = {name: _pictures(name, value, columns["image"]) for name, value in columns.items()}
-    rows = [np.concatenate(row, axis=1) for row in zip(*tiles.values(), strict=True)]
-    grid = Image.new("RGB", (rows[0].shape[1], CAPTION_HEIGHT + sum(len(row) for row in rows)))
-    grid.paste(Image.fromarray(np.concatenate(rows)), (0, CAPTION_HEIGHT))
-    width = grid.width // len(tiles)
-    for number, name in enumerate(tiles):
-        ImageDraw.Draw(grid).text((number * width + 2, 1), name, fill="white")
-    write_complete(path, lambda draft: grid.save(draft, format="png"))
-
-
-def _middle(image: Tensor, input_slices: int) -> Tensor:
-    """The channels of the middle one of several input slices."""
-    channels = image.shape[1] // input_slices
-    first = channels * (input_slices // 2)
-    return image[:, first : first + channels]
-
-
-def _pictures(name: str, images: Tensor, reference: Tensor) -> list[NDArray[np.uint8]]:
-    """RGB pictures ``(height, width, 3)`` of the first images ``(B, C, *spatial)`` of a batch."""
-    scale = reference if name in SAME_UNIT else images
-    low, high = float(scale.min()), float(scale.max())
-    if name in {"anomaly", "probability"}:
-        low, high = 0.0, 1.0
-    shown = images[:GRID_ROWS].detach().float().cpu()
-    if shown.ndim == 5:
-        shown = shown[..., shown.shape[-1] // 2]
-    if shown.shape[1] != 3:
-        shown = shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    grey = ((shown - low) / max(high - low, 1e-6)).clamp(0, 1)
-    upright = torch.rot90(grey.permute(0, 2, 3, 1), 1, (1, 2))
-    zoom = -(-SMALLEST_PICTURE // upright.shape[2])
-    upright = upright.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
-    return list((upright * 255).round().to(torch.uint8).numpy())

@@ -21,7 +21,8 @@ from medgen.methods import REGISTRY
 from medgen.training import TrainingConfig, read_config, train
 from medgen.training.batches import SOURCES, batches, build_source
 from medgen.training.checkpoint import load_checkpoint, save_checkpoint
-from medgen.training.monitor import save_grid, validate
+from medgen.training.monitor import validate
+from medgen.training.pictures import save_grid
 
 DATA = {
     "kind": "phantoms", "heads": 1, "shape": (48, 56, 40), "size": (32, 32),
