@@ -9,8 +9,7 @@ what a model that only copied them would get.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,55 +29,17 @@ from medgen.metrics.synthesis import (
     nearest,
     require_images,
 )
+from medgen.tasks.image_set import ImageSet
 
 if TYPE_CHECKING:
     from medgen.features import FeatureExtractor
+
+__all__ = ["ImageSet", "compare", "measure", "refuse_other_extractor", "segmentation_dice"]
 
 Array = NDArray[Any]
 HIGHER, LOWER, LIKE_REAL = "higher", "lower", "like real"
 # Two images nearer than this in the feature space are the same image read twice.
 SAME_IMAGE = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images with what is known about them.
-
-    Attributes:
-        images: ``(N, C, *spatial)`` float32, -1..1.
-        condition: Number of the condition of each ``(N,)``, or None.
-        labels: Label map of each ``(N, 1, *spatial)``, 0 background, or None.
-        groups: Patient of each, or None if every image is of another one.
-    """
-
-    images: NDArray[np.float32]
-    condition: NDArray[np.int64] | None = None
-    labels: NDArray[np.int64] | None = None
-    groups: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        count = len(self.images)
-        for name in ("condition", "labels", "groups"):
-            value = getattr(self, name)
-            if value is not None and len(value) != count:
-                raise InputError(f"{count} images, but {len(value)} {name}")
-        if self.labels is not None and self.labels.shape[2:] != self.images.shape[2:]:
-            msg = f"label maps {self.labels.shape[2:]} do not match images {self.images.shape[2:]}"
-            raise InputError(msg)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, indices: Array) -> ImageSet:
-        """The images with these numbers (or where this mask is true)."""
-        index = np.asarray(indices)
-        index = np.flatnonzero(index) if index.dtype == bool else index
-        return ImageSet(
-            self.images[index],
-            None if self.condition is None else self.condition[index],
-            None if self.labels is None else self.labels[index],
-            None if self.groups is None else [self.groups[i] for i in index],
-        )
 
 
 def measure(
@@ -114,7 +75,8 @@ def measure(
         ``extractor`` (name, sha256, ...), ``images`` (N of each set), ``metrics``: for each name a
         dictionary with ``value``, ``n`` and as far as they apply ``interval``, ``floor``,
         ``floor_sd``, ``at_floor`` (the synthetic value at the floor's N), ``floor_n``,
-        ``training``, ``better``; ``by_condition`` the same for each condition;
+        ``training``, ``better``; ``left_out``: why MS-SSIM or class accuracy could not be measured;
+        ``by_condition`` the distances for each condition;
         ``nearest_training``: index and distance of each synthetic image's nearest training image.
 
     Raises:
@@ -143,15 +105,22 @@ def measure(
         metrics["copy_rate"], result["nearest_training"] = _copies(
             features, real.groups, copy_quantile, seed
         )
+    left_out: dict[str, str] = {}
     if diversity_pairs:
-        metrics["ms_ssim"] = _diversity(real, fake, diversity_pairs, seed, device)
+        try:
+            metrics["ms_ssim"] = _diversity(real, fake, diversity_pairs, seed, device)
+        except InputError as error:
+            left_out["ms_ssim"] = error.message
     if classifier_steps and real.condition is not None and fake.condition is not None:
         from medgen.tasks.classifier import class_accuracy
 
-        metrics |= class_accuracy(
-            real, fake, features, steps=classifier_steps, seed=seed, device=device
-        )
-    result["metrics"] = metrics
+        try:
+            metrics |= class_accuracy(
+                real, fake, features, steps=classifier_steps, seed=seed, device=device
+            )
+        except InputError as error:
+            left_out["class_accuracy"] = error.message
+    result |= {"metrics": metrics, "left_out": left_out}
     result["by_condition"] = _by_condition(real, fake, features, condition_names, seed, repeats)
     return result
 
@@ -363,19 +332,22 @@ def _identity(result: dict[str, Any]) -> str:
 
 
 def segmentation_dice(
-    train_sets: dict[str, ImageSet],
+    train_sets: Mapping[str, ImageSet | tuple[ImageSet, ...]],
     test: ImageSet,
     *,
     label_count: int,
     steps: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
     device: str = "cpu",
-    **settings: Any,
+    label_names: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Dice on real test patients of U-Nets trained on each set; see :mod:`.segmentation`."""
+    """Dice on real test patients of U-Nets trained on each set.
+
+    See :func:`medgen.tasks.segmentation.segmentation_dice`, which this loads when it is called.
+    """
     from medgen.tasks.segmentation import segmentation_dice as run
 
     return run(
         train_sets, test, label_count=label_count, steps=steps, seeds=seeds, device=device,
-        **settings,
+        label_names=label_names,
     )  # fmt: skip

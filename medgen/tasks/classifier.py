@@ -1,0 +1,207 @@
+"""Are synthetic images of the condition asked for? Two classifiers that saw only real ones.
+
+The held-out real images are dealt to two folds by group (patient). A classifier is trained on one,
+tested on the other, which gives the ceiling, and on all synthetic images; then the folds change
+places. ``class_accuracy`` is that of a small convolutional network on the images,
+``class_accuracy_features`` that of a logistic regression on the extractor's features, which needs
+fewer images. No synthetic image and no image that the generator was trained on is used in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medgen.errors import InputError
+from medgen.tasks.image_set import ImageSet
+
+Array = NDArray[Any]
+WIDTHS = (16, 32, 64, 64)
+BATCH, RATE, DECAY = 32, 2e-3, 1e-2
+# Penalty of the logistic regression, as C of the usual notation: penalty |w|^2 / (2 C).
+INVERSE_PENALTY = 1.0
+
+
+def class_accuracy(
+    real: ImageSet,
+    fake: ImageSet,
+    features: dict[str, Array],
+    *,
+    steps: int = 300,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, dict[str, Any]]:
+    """Both accuracies (mean over conditions, 0..1) beside the ceiling on real images.
+
+    Args:
+        real: Held-out real images with conditions.
+        fake: Synthetic images with conditions of the same numbers.
+        features: Of both, under ``real`` and ``fake``.
+        steps: Of training the network.
+        seed: Of folds, weights and batches.
+        device: Where to compute.
+
+    Raises:
+        InputError: Fewer than two conditions, or a condition with fewer than two groups.
+    """
+    if real.condition is None or fake.condition is None:
+        raise InputError("class accuracy needs the conditions of real and synthetic images")
+    folds = two_folds(real.condition, real.groups, seed)
+    wanted, asked = real.condition, fake.condition
+    count = int(max(wanted.max(), asked.max())) + 1
+    hits: dict[str, list[tuple[Array, Array]]] = {"network": [], "features": []}
+    for number, train in enumerate(folds):
+        test = folds[1 - number]
+        network = train_network(
+            real.images[train], wanted[train], count, steps=steps, seed=seed, device=device
+        )
+        guess = logistic_regression(features["real"][train], wanted[train], count)
+        hits["network"].append(
+            (network(real.images[test]) == wanted[test], network(fake.images) == asked)
+        )
+        hits["features"].append(
+            (guess(features["real"][test]) == wanted[test], guess(features["fake"]) == asked)
+        )
+    tested = wanted[np.concatenate(folds[::-1])]
+    result = {}
+    for name, found in hits.items():
+        on_real = np.concatenate([row[0] for row in found])
+        on_fake = np.mean([row[1] for row in found], axis=0)
+        value, low, high = _accuracy(on_fake, asked, seed)
+        ceiling, ceiling_low, ceiling_high = _accuracy(on_real, tested, seed)
+        key = "class_accuracy" if name == "network" else "class_accuracy_features"
+        result[key] = {
+            "value": value,
+            "interval": [low, high],
+            "floor": ceiling,
+            "floor_interval": [ceiling_low, ceiling_high],
+            "n": [len(real), len(fake)],
+            "better": "higher",
+        }
+    return result
+
+
+def two_folds(
+    condition: Array, groups: Sequence[str] | None, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of two parts that share no group and have about equally many of each condition."""
+    names = np.arange(len(condition)) if groups is None else np.asarray(groups)
+    kinds = np.unique(condition)
+    if len(kinds) < 2:
+        msg = f"class accuracy needs at least two conditions, got {len(kinds)}"
+        raise InputError(msg, "Give real images of every condition, one subfolder each.")
+    random = np.random.default_rng(seed)
+    counts = np.zeros((2, int(kinds.max()) + 1))
+    parts: tuple[list[Array], list[Array]] = ([], [])
+    for name in random.permutation(np.unique(names)):
+        members = np.flatnonzero(names == name)
+        number = np.bincount(condition[members], minlength=counts.shape[1])
+        main = int(number.argmax())
+        fold = int(counts[1, main] < counts[0, main])
+        parts[fold].append(members)
+        counts[fold] += number
+    if (counts[:, kinds] == 0).any():
+        poor = int(kinds[(counts[:, kinds] == 0).any(0)][0])
+        msg = f"condition number {poor} has too few held-out groups: at least 2 are needed"
+        raise InputError(msg, "Give real images of more patients.")
+    first, second = (np.concatenate(part) for part in parts)
+    return first, second
+
+
+def _accuracy(hits: Array, condition: Array, seed: int) -> tuple[float, float, float]:
+    """Mean over conditions of the share of hits, and a 95 % bootstrap interval over images."""
+    random = np.random.default_rng(seed)
+    kinds = [hits[condition == kind].astype(np.float64) for kind in np.unique(condition)]
+    drawn = [k[random.integers(len(k), size=(500, len(k)))].mean(1) for k in kinds]
+    low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
+    return float(np.mean([k.mean() for k in kinds])), float(low), float(high)
+
+
+class _Classifier:
+    """Images ``(N, C, *spatial)`` to the number of their condition ``(N,)``."""
+
+    def __init__(self, network: nn.Module, device: str) -> None:
+        self.network, self.device = network.eval(), device
+
+    def __call__(self, images: Array) -> Array:
+        parts = torch.from_numpy(np.ascontiguousarray(images)).split(2 * BATCH)
+        with torch.inference_mode():
+            found = [self.network(part.to(self.device)).argmax(1).cpu() for part in parts]
+        return torch.cat(found).numpy()
+
+
+def train_network(
+    images: Array, condition: Array, count: int, *, steps: int, seed: int, device: str
+) -> _Classifier:
+    """A small convolutional network, 2-D or 3-D; every condition counts the same in its loss."""
+    x, y = torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(condition).long()
+    present = torch.bincount(y, minlength=count)
+    weight = torch.where(present > 0, len(y) / present.clamp(min=1), 0.0)
+    with torch.random.fork_rng(devices=[torch.device(device)] if "cuda" in device else []):
+        torch.manual_seed(seed)
+        network = _network(x.shape[1], x.ndim - 2, count).to(device).train()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        x, y, weight = x.to(device), y.to(device), weight.to(device)
+        for _ in range(steps):
+            chosen = torch.randint(len(x), (BATCH,), device=device)
+            loss = F.cross_entropy(network(_mirrored(x[chosen])), y[chosen], weight=weight)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return _Classifier(network, device)
+
+
+def _network(channels: int, dims: int, count: int) -> nn.Module:
+    convolution = nn.Conv2d if dims == 2 else nn.Conv3d
+    pool = nn.AdaptiveAvgPool2d if dims == 2 else nn.AdaptiveAvgPool3d
+    layers: list[nn.Module] = []
+    for width in WIDTHS:
+        layers += [convolution(channels, width, 3, stride=2, padding=1)]
+        layers += [nn.GroupNorm(8, width), nn.LeakyReLU(0.1)]
+        channels = width
+    return nn.Sequential(
+        *layers, pool(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, count)
+    )
+
+
+def _mirrored(images: Tensor) -> Tensor:
+    """Each image mirrored along each axis, or not, at random."""
+    shape = (len(images), *[1] * (images.ndim - 1))
+    for axis in range(2, images.ndim):
+        flip = torch.rand(shape, device=images.device) < 0.5
+        images = torch.where(flip, images.flip(axis), images)
+    return images
+
+
+def logistic_regression(features: Array, condition: Array, count: int) -> Any:
+    """Features ``(N, D)`` to condition numbers, fitted on standardised features."""
+    mean, deviation = features.mean(0), features.std(0) + 1e-9
+    kinds = np.unique(condition)
+    x = torch.from_numpy((features - mean) / deviation)
+    y = torch.from_numpy(np.searchsorted(kinds, condition))
+    weights = torch.zeros(x.shape[1], len(kinds), dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(kinds), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        error = F.cross_entropy(x @ weights + bias, y, reduction="sum")
+        loss: Tensor = error + weights.square().sum() / (2 * INVERSE_PENALTY)
+        loss.backward()
+        return loss
+
+    optimizer.step(step)
+    w, b = weights.detach().numpy(), bias.detach().numpy()
+
+    def predict(values: Array) -> Array:
+        return kinds[(((values - mean) / deviation) @ w + b).argmax(1)]
+
+    return predict
