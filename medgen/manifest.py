@@ -57,6 +57,11 @@ class Synthesis(Config):
     spacing_mm: tuple[float, ...] | None = Field(
         default=None, description="Pixel size along each axis, if it is known."
     )
+    orientation: str | None = Field(
+        default=None,
+        pattern="^[LR][AP][SI]?$",
+        description="Where its axes point; by default LP (columns, rows of a picture) or RAS.",
+    )
     modality: str = Field(default="OT", description="DICOM modality code.")
     body_part: str = Field(default="", description="DICOM body part examined.")
     default_truncation: float = Field(default=1.0, ge=0, le=1)

@@ -70,3 +70,82 @@ def save_restore(folder: Path, *, half_precision: bool = False, **changes: Any) 
         folder, network, card="# Restore\n", golden=phantom().image,
         half_precision=half_precision, **{**values, **changes},
     )  # fmt: skip
+
+
+def save_generator(
+    folder: Path, method: str = "gan", *, conditions: tuple[str, ...] = ("cancer", "benign"),
+    labels: tuple[str, ...] = (), arrays: Any = None, **changes: Any,
+) -> ModelPackage:  # fmt: skip
+    """A tiny untrained generator; its colour images (grey with labels) are 16 pixels wide.
+
+    Args:
+        folder: Of the package.
+        method: ``gan`` (latents z), ``stylegan2`` (styles w) or ``spade`` (annotated).
+        conditions: Their names.
+        labels: Names of the label values, for ``spade``.
+        arrays: More files of arrays.
+        **changes: Of the manifest; ``synthesis`` and ``config`` are merged into the usual ones.
+    """
+    import numpy as np
+    import torch
+
+    from medgen.methods import build
+
+    config: dict[str, Any] = {
+        "channels": 1 if labels else 3, "image_size": (16, 16), "conditions": len(conditions),
+        "latent": 8,
+        **{
+            "gan": {"width": 8, "conditioning": "projection" if conditions else "none"},
+            "stylegan2": {"style": 8, "mapping_layers": 2, "generator_base": 64,
+                          "generator_max": 8, "critic_base": 64, "critic_max": 8},
+            "spade": {"labels": max(2, len(labels)), "features": (8, 8), "modulation": 4,
+                      "critic_features": (8,), "bank_size": 2 * max(1, len(conditions))},
+        }[method],
+        **changes.pop("config", {}),
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network: Any = build(method, config)
+        # As after training: means that are not 0, label maps to bend.
+        if method == "stylegan2":
+            network.w_mean.normal_()
+        if method == "spade":
+            size = (8, 1, *config["image_size"])
+            number = torch.arange(8) % len(conditions) if conditions else None
+            network.fill_bank(torch.randint(0, len(labels), size), number)
+        network.eval()
+    latent = np.random.default_rng(0).standard_normal((2, *network.latent_shape), np.float32)
+    golden: dict[str, Any] = {"latent": latent}
+    if conditions:
+        golden["condition"] = np.zeros(2, np.int64)
+    synthesis = {
+        "condition_names": conditions,
+        "label_names": labels,
+        **changes.pop("synthesis", {}),
+    }
+    values: dict[str, Any] = {
+        "name": folder.name, "version": "0.1.0", "task": "synthesize", "synthesis": synthesis,
+        "intended_use": "tests", "summary": "noise",
+    }  # fmt: skip
+    return save_package(
+        folder, network, card="# Generator\n", golden=golden, half_precision=True, arrays=arrays,
+        **{**values, **changes},
+    )  # fmt: skip
+
+
+def save_features(folder: Path) -> ModelPackage:
+    """A tiny untrained feature extractor."""
+    import numpy as np
+    import torch
+
+    from medgen.methods import build
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network: Any = build("selfsup", {})
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32)
+    return save_package(
+        folder, network.eval(), card="# Features\n", golden={"image": images},
+        half_precision=True, name=folder.name, version="0.1.0", task="features",
+        contract={"spatial_dims": [2, 3], "channels": 3}, intended_use="tests",
+    )  # fmt: skip

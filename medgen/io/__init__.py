@@ -165,12 +165,16 @@ def write_nifti(
     *,
     like: Volume | None = None,
     kind: Literal["image", "map", "label"] = "image",
+    description: str = "",
     overwrite: bool = False,
 ) -> Path:
     """Write an array on a grid; see :func:`medgen.io.nifti.write_nifti`."""
     from medgen.io import nifti
 
-    return nifti.write_nifti(Path(path), array, geometry, like=like, kind=kind, overwrite=overwrite)
+    return nifti.write_nifti(
+        Path(path), array, geometry, like=like, kind=kind, description=description,
+        overwrite=overwrite,
+    )  # fmt: skip
 
 
 def write_dicom_series(

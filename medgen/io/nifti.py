@@ -112,6 +112,7 @@ def write_nifti(
     *,
     like: Volume | None = None,
     kind: Literal["image", "map", "label"] = "image",
+    description: str = "",
     overwrite: bool = False,
 ) -> Path:
     """Write one array on a grid, and check by reading the header again that it lies there.
@@ -127,6 +128,7 @@ def write_nifti(
         like: The input it belongs to; form codes, unit and a trailing axis of size 1 are kept.
         kind: ``map`` is stored as float32 with intent 1001 (estimate), ``label`` as the smallest
             unsigned integer with intent 1002, ``image`` keeps integers and is otherwise float32.
+        description: Of at most 79 bytes, for the header.
         overwrite: Whether an existing file may be replaced.
 
     Returns:
@@ -151,6 +153,7 @@ def write_nifti(
     image = _new_image(voxels, affine)
     image.header.set_xyzt_units(_UNIT_CODE[scale])
     image.header.set_intent(_INTENTS[kind])
+    image.header["descrip"] = description.encode()[:79]
     sform, qform = details.get("codes", (1, 1) if like is not None else (2, 2))
     image.set_sform(affine, code=sform or qform)
     image.set_qform(affine, code=qform or sform, strip_shears=True)

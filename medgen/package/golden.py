@@ -57,16 +57,16 @@ def _generated(package: ModelPackage, given: Arrays) -> Arrays:
     return {name: np.ascontiguousarray(value.numpy()) for name, value in made.items()}
 
 
-def _features(package: ModelPackage, given: Arrays) -> Arrays:
+def _measured(package: ModelPackage, given: Arrays) -> Arrays:
     import torch
 
     method: Any = package.method()
     with torch.inference_mode():
         features = method.features(torch.from_numpy(given["image"]))
-    return {"features": np.ascontiguousarray(features.numpy(), dtype=np.float32)}
+    return {"features": np.ascontiguousarray(features.float().numpy())}
 
 
-_OUTPUTS = {"detect-anomalies": _detected, "synthesize": _generated, "features": _features}
+_OUTPUTS = {"detect-anomalies": _detected, "synthesize": _generated, "features": _measured}
 
 
 def verify_package(package: ModelPackage) -> float:

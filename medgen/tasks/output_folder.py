@@ -23,8 +23,9 @@ def output_folder(folder: Path, names: Sequence[str], *, overwrite: bool) -> Ite
 
     Args:
         folder: Where the outputs belong.
-        names: Every file this run may write. One that exists is refused or, with ``overwrite``,
-            replaced; or removed if this run did not write it, so that no stale result stays.
+        names: Every file (or folder, as a whole) this run may write. One that exists is refused
+            or, with ``overwrite``, replaced; or removed if this run did not write it, so that no
+            stale result stays.
         overwrite: Replace earlier outputs.
 
     Raises:
@@ -110,6 +111,9 @@ def _publish(draft: Path, folder: Path, names: Sequence[str]) -> None:
         draft.chmod(0o777 & ~_umask())
         draft.rename(folder)
         return
+    for name in names:
+        if (folder / name).is_dir():  # a folder of an earlier run is replaced as a whole
+            shutil.rmtree(folder / name)
     for name in sorted(written):
         (draft / name).replace(folder / name)
     for name in set(names) - written:
