@@ -28,11 +28,12 @@ from medgen.config import Config
 from medgen.corruption import (
     Lesion,
     LesionShapes,
-    appearance,
     blob,
     chance,
     gaussian_blur,
+    paint_lesions,
     random_rotation,
+    random_voxel,
     smooth_noise,
     uniform,
 )
@@ -109,12 +110,12 @@ def normalise(image: Tensor, mask: Tensor, reference: Tensor | None = None) -> T
     The same rule as :class:`medgen.preparation.Preparation`. ``reference`` gives the percentiles
     if it is not the image itself. Outside the mask the result is 0.
     """
-    low, high = _percentiles(image if reference is None else reference, mask)
+    low, high = percentiles(image if reference is None else reference, mask)
     scaled = (image - low) / (high - low).clamp(min=1e-3)
     return scaled.clamp(0.0, 1.5) * mask
 
 
-def _percentiles(image: Tensor, mask: Tensor) -> Tensor:
+def percentiles(image: Tensor, mask: Tensor) -> Tensor:
     """The 1st and 99th percentile inside the mask; of a sample, which is enough."""
     inside = image[mask]
     inside = inside[:: max(1, len(inside) // 20_000)]
@@ -171,7 +172,7 @@ class AnatomySource:
 
     def _batch(self, subjects: Sequence[Subject], number: int) -> dict[str, Tensor]:
         config = self.config
-        generator = _generator(config.seed, number)
+        generator = batch_generator(config.seed, number)
         per_slab = config.slices_per_slab if config.spatial_dims == 2 else 1
         slabs = [
             self.draw(
@@ -205,18 +206,18 @@ class AnatomySource:
             plane, shape = "sagittal", tuple(config.size)
             offset = None
         else:
-            plane = _choose(config.planes, generator)
+            plane = choose(config.planes, generator)
             depth = (config.slices_per_slab - 1) * config.slice_stride + config.input_slices
             shape = (depth, *config.size)
             offset = 1.9
         labels, distance = self._cut(subject, plane, shape, offset, generator)
-        contrast = _choose(config.contrasts, generator)
+        contrast = choose(config.contrasts, generator)
         healthy = self._paint(labels, contrast, generator)
         mask = self._strip(labels, distance, config.with_skull, generator)
         damaged, anomaly = self._damage(healthy, labels, contrast, generator)
-        image, healthy, clean = _scan(damaged, healthy, mask, generator)
+        image, healthy, clean = scan(damaged, healthy, mask, generator)
         # What resolution and contrast have made invisible cannot be learnt, only guessed.
-        low, high = _percentiles(image, mask)
+        low, high = percentiles(image, mask)
         seen = (clean - healthy).abs() > LEAST_VISIBLE * (high - low)
         anomaly = (anomaly > 0.5) & seen & mask
         return {
@@ -243,12 +244,12 @@ class AnatomySource:
             msg = "no subject is held out: set data.validation_subjects"
             raise InputError(msg)
         subject = self.validation_subjects[index % len(self.validation_subjects)]
-        generator = _generator(self.config.seed, index, stream=2)
+        generator = batch_generator(self.config.seed, index, stream=2)
         shape = tuple(size + 4 for size in subject.labels.shape)
         labels, distance = self._cut(subject, "sagittal", shape, None, generator)
         healthy = self._paint(labels, contrast, generator)
         mask = self._strip(labels, distance, 0.0, generator)
-        image, *_ = _scan(healthy, healthy, mask, generator, thick_slices=0.0)
+        image, *_ = scan(healthy, healthy, mask, generator, thick_slices=0.0)
         affine = np.diag([self.config.spacing_mm] * 3 + [1.0])
         return (image.clamp(min=1e-3) * mask).numpy(), affine
 
@@ -353,23 +354,16 @@ class AnatomySource:
         self, healthy: Tensor, labels: Tensor, contrast: str, generator: Generator
     ) -> tuple[Tensor, Tensor]:
         """Paint lesions; gives the damaged image and the opacity of all lesions (D, H, W)."""
-        damaged, opacity = healthy.clone(), torch.zeros_like(healthy)
         tissue = (self.white | self.grey)[labels]
         if chance(generator, self.config.healthy_fraction) or not tissue.any():
-            return damaged, opacity
+            return healthy.clone(), torch.zeros_like(healthy)
         sign = LESION_SIGN.get(contrast, 1.0 if chance(generator, 0.5) else -1.0)
         if chance(generator, 0.1):
             sign = -sign
         difference = sign * uniform(generator, self.config.faintest_lesion, 0.9)
         spill = chance(generator, 0.3)  # some lesions do not stop at the ventricle or the sulcus
-        for lesion in self._lesions(labels, tissue, generator):
-            alpha, box = lesion
-            if not spill:
-                alpha = alpha * tissue[box]
-            own = difference * uniform(generator, 0.75, 1.25)
-            damaged[box], alpha = appearance(damaged[box], alpha, own, generator)
-            opacity[box] = torch.maximum(opacity[box], alpha)
-        return damaged.clamp(min=0), opacity
+        lesions = self._lesions(labels, tissue, generator)
+        return paint_lesions(healthy, lesions, None if spill else tissue, difference, generator)
 
     def _lesions(self, labels: Tensor, tissue: Tensor, generator: Generator) -> list[Lesion]:
         """Many small, one or two real shapes, or one large lesion."""
@@ -379,10 +373,7 @@ class AnatomySource:
         in_white = white.flatten().nonzero()[:, 0] if white.any() else anywhere
 
         def seed(candidates: Tensor) -> tuple[int, int, int]:
-            pick = int(candidates[torch.randint(len(candidates), (), generator=generator)])
-            row, last = divmod(pick, shape[2])
-            first, middle = divmod(row, shape[1])
-            return first, middle, last
+            return random_voxel(candidates, shape, generator)
 
         kind = uniform(generator, 0, 1)
         if kind < 0.5:
@@ -407,12 +398,12 @@ class AnatomySource:
         return [blob(seed(anywhere), uniform(generator, 4.0, 15.0), shape, generator)]
 
 
-def _generator(seed: int, number: int, stream: int = 0) -> Generator:
+def batch_generator(seed: int, number: int, stream: int = 0) -> Generator:
     """The randomness of one batch or scan; streams never share it."""
     return torch.Generator().manual_seed(seed * 1_000_003 + number + stream * 2**40)
 
 
-def _scan(
+def scan(
     damaged: Tensor,
     healthy: Tensor,
     mask: Tensor,
@@ -447,7 +438,7 @@ def _small_rotation(angle: float, generator: Generator) -> Tensor:
     return torch.linalg.matrix_exp(angle * (cross - cross.T))
 
 
-def _choose(weights: dict[Any, float], generator: Generator) -> Any:
+def choose(weights: dict[Any, float], generator: Generator) -> Any:
     """A key, with probability in proportion to its weight."""
     names = list(weights)
     pick = torch.multinomial(torch.tensor([weights[n] for n in names]), 1, generator=generator)
@@ -477,6 +468,7 @@ class LabelMapSource(AnatomySource):
             stems = sorted(file.name.split(".")[0] for file in config.folder.glob("*.nii*"))
             names = tuple(stem for stem in stems if stem not in config.validation_subjects)
         held_out = config.validation_subjects
+        self.subject_names = names
         training = read_label_maps(config.folder, names, config.spacing_mm)
         validation = read_label_maps(config.folder, held_out, config.spacing_mm) if held_out else []
         super().__init__(config, training, validation)

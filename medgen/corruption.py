@@ -213,3 +213,41 @@ def appearance(
     filled = tissue * (1 - flatten) + local_mean * flatten + target
     opacity = alpha * strength
     return tissue * (1 - opacity) + filled * opacity, alpha
+
+
+def paint_lesions(
+    healthy: Tensor,
+    lesions: Sequence[Lesion],
+    tissue: Tensor | None,
+    difference: float,
+    generator: Generator,
+) -> tuple[Tensor, Tensor]:
+    """Blend several lesions of one kind into an image.
+
+    Args:
+        healthy: Intensities (D, H, W).
+        lesions: Where they are.
+        tissue: Mask (D, H, W) that lesions do not leave; None lets them spill.
+        difference: Intensity of a lesion minus that of the tissue; each varies by a quarter.
+        generator: Source of randomness.
+
+    Returns:
+        The damaged intensities, not negative, and the opacity of all lesions.
+    """
+    damaged, opacity = healthy.clone(), torch.zeros_like(healthy)
+    for alpha, box in lesions:
+        inside = alpha if tissue is None else alpha * tissue[box]
+        own = difference * uniform(generator, 0.75, 1.25)
+        damaged[box], inside = appearance(damaged[box], inside, own, generator)
+        opacity[box] = torch.maximum(opacity[box], inside)
+    return damaged.clamp(min=0), opacity
+
+
+def random_voxel(
+    candidates: Tensor, shape: tuple[int, ...], generator: Generator
+) -> tuple[int, int, int]:
+    """One of the voxels whose flat indices in an image (D, H, W) are given."""
+    pick = int(candidates[torch.randint(len(candidates), (), generator=generator)])
+    row, last = divmod(pick, shape[2])
+    first, middle = divmod(row, shape[1])
+    return first, middle, last

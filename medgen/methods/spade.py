@@ -160,7 +160,10 @@ class SPADE(nn.Module):
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """The critic, then the generator against it, then the autoencoder of the masks."""
         real, number = batch["image"], self._condition(batch.get("condition"), batch["image"])
-        labels, condition = one_hot(batch["labels"], self.config.labels), self._one_hot(number)
+        if "labels" not in batch:
+            msg = "spade learns from images with label maps, and these have none"
+            raise InputError(msg, "Use data.kind annotated or annotated_brain.")
+        labels, condition = self._known(batch["labels"]), self._one_hot(number)
         if isinstance(self.masks, LabelBank):
             self.masks.fill(batch["labels"], number)
         own = -(-len(real) // 2)  # drawn in the style of their own image
@@ -263,14 +266,20 @@ class SPADE(nn.Module):
         expected = (len(latent), 1, *self.image_size)
         if tuple(labels.shape) != expected:
             raise InputError(f"label maps must be {expected}, got {tuple(labels.shape)}")
-        if int(labels.min()) < 0 or int(labels.max()) >= self.config.labels:
-            found = f"{int(labels.min())} to {int(labels.max())}"
-            raise InputError(f"labels must be 0 to {self.config.labels - 1}, got {found}")
-        known = one_hot(labels, self.config.labels)
         style = latent[:, : self.config.latent].float()
         number = self._condition(condition, latent)
-        image: Tensor = self.generator(known, style, self._one_hot(number))
+        image: Tensor = self.generator(self._known(labels), style, self._one_hot(number))
         return image
+
+    def _known(self, labels: Tensor) -> Tensor:
+        """One-hot labels, all of which the networks have a channel for."""
+        low, high = (int(value) for value in labels.aminmax())
+        if low < 0 or high >= self.config.labels:
+            raise InputError(
+                f"labels must be 0 to {self.config.labels - 1}, got {low} to {high}",
+                "config.labels is the number of label values, background included.",
+            )
+        return one_hot(labels, self.config.labels)
 
     def _condition(self, condition: Tensor | None, like: Tensor) -> Tensor:
         """Checked numbers ``(B,)`` of conditions; all 0 without conditions."""
