@@ -71,10 +71,12 @@ def segmentation_dice(
     owners = np.asarray(test.groups)
     patients = sorted(set(owners.tolist()))
     scores: dict[str, Array] = {}
+    size = 0
     for name, parts in sets.items():
         rows = []
         for seed in seeds:
             network = _trained(parts, label_count, steps, seed, device)
+            size = sum(weight.numel() for weight in network.parameters())
             found = _segmented(network, test.images, device)
             rows.append(
                 [
@@ -89,7 +91,7 @@ def segmentation_dice(
         "patients": patients,
         "steps": steps,
         "seeds": list(seeds),
-        "parameters": sum(p.numel() for p in _network(1, test.images.ndim - 2, 2).parameters()),
+        "parameters": size,
         "dice": {
             name: _summary(values, patients, names, sum(len(part) for part in sets[name]))
             for name, values in scores.items()
