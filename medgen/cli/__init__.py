@@ -20,6 +20,8 @@ from medgen.cli.detect import EPILOG, detect_anomalies
 from medgen.cli.info import info
 from medgen.cli.models import models
 from medgen.cli.phantom import phantom
+from medgen.cli.synthesize import EPILOG as SYNTHESIZE_EPILOG
+from medgen.cli.synthesize import synthesize
 from medgen.cli.train import EPILOG as TRAIN_EPILOG
 from medgen.cli.train import train
 from medgen.errors import MedgenError
@@ -86,6 +88,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("detect-anomalies", epilog=EPILOG)(detect_anomalies)
+app.command("synthesize", epilog=SYNTHESIZE_EPILOG)(synthesize)
 app.command("check")(check)
 app.add_typer(batch, name="batch")
 app.command("deidentify", epilog=DEIDENTIFY_EPILOG)(deidentify)

@@ -325,7 +325,7 @@ def _require_condition(wish: Request) -> None:
         InputError: It must be named.
     """
     if len(wish.conditions) > 1:
-        names = ", ".join(wish.package.synthesis.condition_names)
+        names = ", ".join(str(wish.condition_name(number)) for number in wish.conditions)
         msg = f"model {wish.package.manifest.name!r} has several conditions; one must be chosen"
         raise InputError(msg, f"Choose one with --condition: {names}.")
 

@@ -36,7 +36,7 @@ SHEET, GALLERY, RUN = "contact_sheet.png", "gallery.html", "run.json"
 PENDING = 2
 
 
-def output_names(wish: Request, format: str) -> dict[str, str]:
+def output_names(wish: Request) -> dict[str, str]:
     """Names of what a synthesis writes, by what it is; folders are replaced as a whole."""
     names = {"images": IMAGES, "manifest": MANIFEST}
     names |= {"contact_sheet": SHEET, "gallery": GALLERY, "run": RUN}
@@ -90,7 +90,7 @@ def save_synthesis(
     """Write everything, or nothing; see :meth:`medgen.tasks.synthesize.Synthesis.save`."""
     wish = made.maker.wish
     chosen = checked_format(wish, format)
-    names = output_names(wish, chosen)
+    names = output_names(wish)
     refuse_foreign_images(folder, overwrite)
     with output_folder(folder, [*names.values(), LABELS], overwrite=overwrite) as draft:
         try:
