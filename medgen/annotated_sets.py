@@ -1,6 +1,6 @@
 """Sets of images with label maps, split by group: what annotated synthesis learns from.
 
-A folder (or a subfolder per condition, see :mod:`medgen.image_sets`) holds either ``.npz`` files
+A folder (or a subfolder per condition, see :mod:`medgen.grouped_files`) holds either ``.npz`` files
 with ``image`` and ``label`` ``(Z, X, Y)``, or two folders ``images`` and ``labels`` with files of
 the same names: NIfTI volumes, or pictures. Label 0 is the background.
 
@@ -24,23 +24,26 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from medgen.errors import InputError
-from medgen.image_sets import (
-    PERCENTILES,
+from medgen.grouped_files import (
     PICTURES,
     VOLUMES,
-    Batch,
     Item,
     SetConfig,
     condition_names,
     facts,
     files,
+    split,
+)
+from medgen.image_sets import (
+    PERCENTILES,
+    Batch,
     in_turn,
     mixed_up,
     read_image,
     resampled,
     right_front_up,
-    split,
     to_signed,
+    warn_of_noise,
 )
 
 # At jitter 1: parts of the size, part of the scale, and degrees.
@@ -81,7 +84,7 @@ class Case(NamedTuple):
 
 
 def split_annotated(config: AnnotatedConfig) -> tuple[list[Item], list[Item]]:
-    """The files to train on and those held out; see :func:`medgen.image_sets.split_images`."""
+    """The files to train on and those held out; see :func:`medgen.grouped_files.split_images`."""
     folder = config.folder
     if config.group_pattern is None and folder is not None and any(folder.rglob("*.npz")):
         # By custom the part before the first underscore is the patient.
@@ -193,7 +196,7 @@ class AnnotatedImages:
 
     Raises:
         InputError: The set is empty, damaged, or its labels do not match.
-        LeakageError: See :func:`medgen.image_sets.split_images`.
+        LeakageError: See :func:`medgen.grouped_files.split_images`.
     """
 
     Config = AnnotatedConfig
@@ -208,6 +211,7 @@ class AnnotatedImages:
         train, held_out = split_annotated(config)
         self._items = {"train": train, "held_out": held_out}
         cases = [read_case(item) for item in (*train, *held_out)]
+        warn_of_noise([item.path for item in (*train, *held_out)], [case.image for case in cases])
         self.label_names = self._names([*train, *held_out], cases)
         self.label_count = len(self.label_names)
         conditions = [item.condition for item in (*train, *held_out)]

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "medgen"
 ROWS = (
     ("errors", "config"),
     ("volume", "devices", "run_record"),
-    ("io", "resampling"),
+    ("io", "resampling", "grouped_files"),
     (
         *("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
         *("image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"),
@@ -46,6 +46,7 @@ NEIGHBOURS = {
     ("annotated_brain", "image_sets"),
     ("annotated_brain", "label_maps"),
     ("annotated_brain", "phantoms"),
+    ("mixed_sets", "image_sets"),
     ("package", "manifest"),
     ("features", "package"),  # the shipped extractor is a package
     ("features", "manifest"),
