@@ -81,7 +81,7 @@ class ProGAN(nn.Module):
         widths = level_widths(sizes, config.base, config.largest)
         self.top = len(sizes) - 1
         self.generator = ProgressiveGenerator(
-            config.latent + config.conditions, config.channels, sizes, widths
+            config.latent, config.conditions, config.channels, sizes, widths
         )
         self.critic = ProgressiveCritic(config.channels, config.conditions, sizes, widths)
         self.images = Counter()
@@ -119,7 +119,7 @@ class ProGAN(nn.Module):
             msg = f"progan cannot truncate: it normalises its latents, got truncation {truncation}"
             raise InputError(msg, "Use truncation 1.")
         level, alpha = self.stage(int(self.images.count))
-        image = self.generator(self._joined(latent, self._label(condition)), level, alpha)
+        image = self.generator(latent, self._label(condition), level, alpha)
         full = F.interpolate(image, size=self.image_size, mode="nearest")
         return {"image": full.clamp(-1, 1)}
 
@@ -134,7 +134,7 @@ class ProGAN(nn.Module):
         with torch.no_grad():
             real = F.avg_pool2d(real, 2 ** (self.top - level))
             real = faded(real, alpha)
-            fake = self.generator(self._drawn(real, label), level, alpha)
+            fake = self.generator(self._latents(real), label, level, alpha)
         both = self.critic(torch.cat([real, fake]), twice, level, alpha, parts=2)
         real_scores, fake_scores = both.chunk(2)
         penalty = wgan_gp(
@@ -146,7 +146,7 @@ class ProGAN(nn.Module):
         yield "critic", loss, {**parts, "penalty": penalty.detach()}
 
         with frozen(self.critic):
-            fake = self.generator(self._drawn(real, label), level, alpha)
+            fake = self.generator(self._latents(real), label, level, alpha)
             fake_scores = self.critic(fake, label, level, alpha)
         parts = {
             "fake_score": fake_scores.detach().mean(),
@@ -154,13 +154,9 @@ class ProGAN(nn.Module):
         }
         yield "generator", to_generator(fake_scores, real_scores.detach()), parts
 
-    def _drawn(self, like: Tensor, label: Tensor | None) -> Tensor:
-        """The generator's input for as many new images."""
-        latent = torch.randn(len(like), self.config.latent, device=like.device)
-        return self._joined(latent, label)
-
-    def _joined(self, latent: Tensor, label: Tensor | None) -> Tensor:
-        return latent if label is None else torch.cat([latent, label], 1)
+    def _latents(self, like: Tensor) -> Tensor:
+        """New latents, as many as there are images."""
+        return torch.randn(len(like), self.config.latent, device=like.device)
 
     def _label(self, condition: Tensor | None) -> Tensor | None:
         """Conditions as vectors ``(B, conditions)``."""

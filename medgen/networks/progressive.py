@@ -33,10 +33,11 @@ def faded(image: Tensor, alpha: float) -> Tensor:
 
 
 class ProgressiveGenerator(nn.Module):
-    """From a vector to an image of the size of a level.
+    """From a latent and a condition to an image of the size of a level.
 
     Args:
-        inputs: Length of the vector.
+        latent: Length of the latent.
+        conditions: Number of conditions; 0 for none.
         channels: Of the image.
         sizes: Of the levels, from the coarsest on.
         widths: Feature channels of the levels.
@@ -44,13 +45,14 @@ class ProgressiveGenerator(nn.Module):
 
     def __init__(
         self,
-        inputs: int,
+        latent: int,
+        conditions: int,
         channels: int,
         sizes: Sequence[tuple[int, int]],
         widths: Sequence[int],
     ) -> None:
         super().__init__()
-        first = widths[0]
+        first, inputs = widths[0], latent + conditions
         self.normalise = PixelNorm()
         # The paper's gain: this layer has the fan-in of a convolution on the base grid.
         self.dense = EqualLinear(inputs, first * math.prod(sizes[0]), gain=math.sqrt(2) / 4)
@@ -68,9 +70,15 @@ class ProgressiveGenerator(nn.Module):
             EqualConv(2, width, channels, 1, gain=1.0) for width in widths
         )
 
-    def forward(self, vector: Tensor, level: int, alpha: float) -> Tensor:
-        """``(B, inputs)`` to ``(B, channels, *sizes[level])``, about -1..1."""
-        features = self.start(self.dense(self.normalise(vector)))
+    def forward(self, latent: Tensor, label: Tensor | None, level: int, alpha: float) -> Tensor:
+        """``(B, latent)`` and ``(B, conditions)`` to ``(B, channels, *sizes[level])``.
+
+        Images are about -1..1. Latent and label each get a mean square of 1, so that a long latent
+        does not drown the label.
+        """
+        given = (latent,) if label is None else (latent, label)
+        vector = torch.cat([self.normalise(part) for part in given], 1)
+        features = self.start(self.dense(vector))
         below = features
         for number in range(level):
             below = features
