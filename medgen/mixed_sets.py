@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from medgen.config import Config
 from medgen.errors import InputError
+from medgen.image_sets import in_turn, to_signed
 
 # Kinds of sets that can be mixed: module and class.
 KINDS: dict[str, tuple[str, str]] = {
@@ -32,7 +33,8 @@ class MixedConfig(Config):
     sets: dict[str, dict[str, Any]] = Field(
         min_length=1,
         description="each set's name, and its `kind` (images, annotated or annotated_brain), its "
-        "settings, and `weight`, its part of a batch (1 if left out)",
+        "settings, `weight`, its part of a batch (1 if left out), and, for images that are slow to "
+        "draw, `pool`: draw so many batches once and mix them anew",
     )
     folder: Path | None = Field(None, description="folder that the sets' folders lie in")
     seed: int = 0
@@ -103,15 +105,16 @@ def _shares(weights: list[float], batch_size: int) -> list[int]:
 
 def _source(set_name: str, given: dict[str, Any], config: MixedConfig, count: int) -> Any:
     """The source of one set, giving ``count`` images a batch."""
-    values = {key: value for key, value in given.items() if key not in {"kind", "weight"}}
+    values = {key: value for key, value in given.items() if key not in {"kind", "weight", "pool"}}
     kind = given.get("kind")
     if kind not in KINDS:
         msg = f"data.sets.{set_name}.kind must be one of {', '.join(KINDS)}, got {kind!r}"
         raise InputError(msg)
     module, name = KINDS[kind]
     cls = getattr(import_module(module), name)
-    if config.folder is not None and "folder" in values:
-        values["folder"] = config.folder / values["folder"]
+    for key in ("folder", "lesions"):
+        if config.folder is not None and key in values:
+            values[key] = config.folder / values[key]
     shared = {"seed": config.seed, "spatial_dims": config.spatial_dims, "batch_size": count}
     try:
         settings = cls.Config.model_validate({**shared, **values})
@@ -119,4 +122,27 @@ def _source(set_name: str, given: dict[str, Any], config: MixedConfig, count: in
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise InputError(f"data.sets.{set_name}.{where}: {problem['msg']}") from error
-    return cls(settings)
+    source = cls(settings)
+    return _Pool(source, int(given["pool"]), config.seed) if "pool" in given else source
+
+
+class _Pool:
+    """The first batches of a source, kept with 8 bits and mixed anew."""
+
+    def __init__(self, source: Any, batches: int, seed: int) -> None:
+        self.source, self.seed, self.facts = source, seed, getattr(source, "facts", {})
+        drawn = [source.batch(number)["image"] for number in range(batches)]
+        self.images = torch.cat([_bytes(images) for images in drawn])
+        self.size = len(drawn[0])
+
+    def batch(self, index: int) -> dict[str, Tensor]:
+        chosen = in_turn(self.seed, index, self.size, len(self.images))
+        return {"image": to_signed(self.images[chosen])}
+
+    def validation_batch(self, index: int) -> dict[str, Tensor]:
+        images: Tensor = self.source.validation_batch(index)["image"]
+        return {"image": images}
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

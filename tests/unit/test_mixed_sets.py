@@ -68,6 +68,17 @@ def test_held_out_images_are_never_trained_on(folders):
     assert float(torch.cdist(trained, held_out).min()) > 0.1
 
 
+def test_a_pool_draws_once_and_gives_every_image_in_turn(folders):
+    only = {"kind": "images", "folder": "colour", "validation_fraction": 0.3}
+    plain = Mixed(config(folders, sets={"a": only}, batch_size=3))
+    pooled = Mixed(config(folders, sets={"a": {**only, "pool": 2}}, batch_size=3))
+    first = torch.cat([plain.batch(i)["image"] for i in range(2)]).flatten(1)
+    drawn = torch.cat([pooled.batch(i)["image"] for i in range(2)]).flatten(1)
+    assert (torch.cdist(first, drawn).min(1).values < 0.5).all(), "all of the pool, each once"
+    assert torch.equal(pooled.batch(7)["image"], pooled.batch(7)["image"])
+    assert torch.equal(pooled.validation_batch(0)["image"], plain.validation_batch(0)["image"])
+
+
 def test_facts_count_all_sets(folders):
     facts = Mixed(config(folders)).facts
     assert facts["images"] == sum(own["images"] for own in facts["sets"].values())
