@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from medgen.cli.batch import batch
+from medgen.cli.benchmark import benchmark
 from medgen.cli.check import check
 from medgen.cli.console import Settings, show_error
 from medgen.cli.deidentify import EPILOG as DEIDENTIFY_EPILOG
@@ -94,6 +95,7 @@ app.add_typer(batch, name="batch")
 app.command("deidentify", epilog=DEIDENTIFY_EPILOG)(deidentify)
 app.add_typer(models, name="models")
 app.command("train", epilog=TRAIN_EPILOG)(train)
+app.add_typer(benchmark, name="benchmark")
 app.command("info")(info)
 app.command("phantom")(phantom)
 
