@@ -113,7 +113,7 @@ class ProGAN(nn.Module):
             truncation: Must be 1.
 
         Raises:
-            InputError: Another truncation, or no condition where one is needed.
+            InputError: Another truncation; a condition is missing, or there are none.
         """
         if truncation != 1:
             msg = f"progan cannot truncate: it normalises its latents, got truncation {truncation}"
@@ -126,7 +126,7 @@ class ProGAN(nn.Module):
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """The critic's loss, then the generator's against the new critic."""
         config, real = self.config, batch["image"]
-        label = self._label(batch.get("condition"))
+        label = self._label(batch.get("condition") if self.conditions else None)
         twice = None if label is None else label.repeat(2, 1)
         level, alpha = self.stage(self.images.advance(len(real)))
         to_critic, to_generator = ADVERSARIAL["wasserstein"]
@@ -160,9 +160,7 @@ class ProGAN(nn.Module):
 
     def _label(self, condition: Tensor | None) -> Tensor | None:
         """Conditions as vectors ``(B, conditions)``."""
-        if not self.conditions:
-            return None
-        if condition is None:
-            msg = f"this method was built for {self.conditions} conditions, but none is given"
-            raise InputError(msg, "Give the number of a condition for every image.")
-        return one_hot(condition, self.conditions)
+        if (condition is None) != (self.conditions == 0):
+            given = "none" if condition is None else "one"
+            raise InputError(f"{self.conditions} conditions to choose from, but {given} was given")
+        return None if condition is None else one_hot(condition, self.conditions)

@@ -185,6 +185,9 @@ class StyleGAN2(nn.Module):
             latent: Standard normal ``(B, latent)``.
             condition: Numbers ``(B,)`` if there are conditions.
             truncation: Distance from the condition's mean w, as a part of the full one.
+
+        Raises:
+            InputError: A condition is missing, or there are none.
         """
         w = self.map(latent, condition)
         if truncation != 1:
@@ -292,9 +295,9 @@ class StyleGAN2(nn.Module):
         return (lengths - mean).square().mean()
 
     def _check(self, condition: Tensor | None) -> None:
-        if self.conditions and condition is None:
-            msg = f"this method was built for {self.conditions} conditions, but none is given"
-            raise InputError(msg, "Give the number of a condition for every image.")
+        if (condition is None) != (self.conditions == 0):
+            given = "none" if condition is None else "one"
+            raise InputError(f"{self.conditions} conditions to choose from, but {given} was given")
 
 
 def _augmentation(config: StyleGAN2Config) -> nn.Module:
