@@ -297,7 +297,12 @@ def _critic(config: GANConfig) -> Critic:
     elif config.architecture == "resnet":
         body = partial(ResNetBody, config.spatial_dims, **size)
     return Critic(
-        body, config.channels, config.conditions, config.conditioning, spectral_norm=normal
+        body,
+        config.channels,
+        config.conditions,
+        config.conditioning,
+        offset=BOUNDARY[config.loss] is not None,
+        spectral_norm=normal,
     )
 
 

@@ -51,6 +51,7 @@ class Critic(nn.Module):
             (``concatenation``; Mirza and Osindero 2014), not at all but having to guess it
             (``auxiliary``; Odena et al. 2017), or as the vector it projects its features on
             (``projection``; Miyato and Koyama 2018).
+        offset: Whether the number has one; to a loss of differences it would mean nothing.
         spectral_norm: Keep the heads at norm 1.
     """
 
@@ -61,13 +62,14 @@ class Critic(nn.Module):
         conditions: int,
         conditioning: Conditioning,
         *,
+        offset: bool = True,
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
         self.conditions, self.conditioning = conditions, conditioning
         self.body = body(channels + (conditions if conditioning == "concatenation" else 0))
         features: int = self.body.features  # type: ignore[assignment]
-        self.judge = spectral(nn.Linear(features, 1), spectral_norm)
+        self.judge = spectral(nn.Linear(features, 1, bias=offset), spectral_norm)
         if conditioning == "auxiliary":
             self.classify = spectral(nn.Linear(features, conditions), spectral_norm)
         if conditioning == "projection":
