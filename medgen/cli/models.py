@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medgen.cli import options
 from medgen.cli.console import configure, print_json, progress_bar, show_error, stdout
 from medgen.errors import PackageError
+
+if TYPE_CHECKING:
+    from medgen.package import ModelPackage
 
 models = typer.Typer(
     help="List, show, verify and make model packages.",
@@ -72,14 +75,9 @@ def show(name: Name, json: options.Json = False, debug: options.Debug = False) -
         "name": f"{manifest.name} {manifest.version}",
         "folder": package.folder,
         "SHA-256": package.sha256,
+        "task": manifest.task,
         "method": f"{manifest.method} {_settings(manifest.config)}",
-        "preparation": _settings(manifest.preparation),
-        "inference": _settings(manifest.inference),
-        "scoring": _settings(manifest.scoring),
-        "takes": _settings(manifest.contract.model_dump(mode="json")),
-        "threshold": package.calibration.threshold_rule
-        if package.calibration
-        else "not calibrated",
+        **_of_task(package),
     }
     for key, value in rows.items():
         table.add_row(key, escape(str(value)))
@@ -87,6 +85,31 @@ def show(name: Name, json: options.Json = False, debug: options.Debug = False) -
     console.print(table)
     if CARD in manifest.sha256:
         console.print(Markdown((package.folder / CARD).read_text(encoding="utf-8")))
+
+
+def _of_task(package: ModelPackage) -> dict[str, str]:
+    """What only models of this task say."""
+    manifest = package.manifest
+    takes = {"takes": _settings(manifest.contract.model_dump(mode="json"))}
+    if manifest.task == "features":
+        return takes
+    if manifest.synthesis is not None:
+        made = manifest.synthesis
+        return {
+            "conditions": ", ".join(made.condition_names) or "none",
+            "labels": ", ".join(made.label_names) or "none",
+            "makes": _settings(
+                made.model_dump(mode="json", exclude={"condition_names", "label_names"})
+            ),
+        }
+    rule = package.calibration.threshold_rule if package.calibration else "not calibrated"
+    return {
+        "preparation": _settings(manifest.preparation),
+        "inference": _settings(manifest.inference),
+        "scoring": _settings(manifest.scoring),
+        **takes,
+        "threshold": rule,
+    }
 
 
 @models.command()
@@ -128,10 +151,21 @@ def pack(
         Path, typer.Argument(metavar="RECIPE", help="YAML that describes the package.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new package.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the training data lie now, if not where the configuration says.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
-    """Calibrate a finished training run and make a model package of it."""
+    """Make a model package of a finished training run.
+
+    A detector is calibrated on healthy scans; the training images of a generator are measured, so
+    that copies can be recognised.
+    """
     configure(debug=debug)
     from rich.markup import escape
 
@@ -139,8 +173,8 @@ def pack(
     from medgen.tasks.pack import read_recipe
 
     wanted = read_recipe(recipe)
-    with progress_bar("calibrating") as show:
-        package = make_package(run, wanted, output, overwrite=overwrite, progress=show)
+    with progress_bar("packing") as show:
+        package = make_package(run, wanted, output, data=data, overwrite=overwrite, progress=show)
     text = f"{package.manifest.name} {package.manifest.version}: {package.folder}"
     stdout().print(escape(text), soft_wrap=True)
     if package.calibration:

@@ -58,11 +58,8 @@ def turned(array: NDArray[Any], source: Sequence[str], target: Sequence[str]) ->
             raise InputError(msg, "Give an image of the same plane.")
         order.append(matching[0])
     moved = array.transpose(*range(lead), *(lead + n for n in order))
-    flips = [
-        lead + n
-        for n, (code, at) in enumerate(zip(target, order, strict=True))
-        if source[at] != code
-    ]
+    places = zip(target, order, strict=True)
+    flips = tuple(lead + n for n, (code, at) in enumerate(places) if source[at] != code)
     return np.flip(moved, flips) if flips else moved
 
 

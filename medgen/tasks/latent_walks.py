@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.errors import InputError
+from medgen.image_sets import LUMA
 from medgen.io.synthetic import read_facts
 from medgen.package import ATTRIBUTES
 from medgen.run_record import timed
@@ -22,6 +23,7 @@ from medgen.tasks.latents import (
     KNOTS,
     Code,
     Sample,
+    Space,
     Vector,
     check_seed,
     check_terms,
@@ -67,7 +69,7 @@ def interpolate(
     samples = [
         maker.sample(n, code, f"{part:.3f}", condition=condition, interpolation=round(part, 6),
                      start=points.named(start), end=points.named(end))
-        for n, (part, code) in enumerate(line(*codes, steps))
+        for n, (part, code) in enumerate(line(codes[0], codes[1], steps))
     ]  # fmt: skip
     return Synthesis(
         maker, len(samples), lambda: samples, columns=min(steps, 16), notes=tuple(points.notes),
@@ -131,7 +133,7 @@ def arithmetic(
     with timed(timings, "find sets"):
         for name in {name for _, name in terms} & given.keys():
             known[name] = np.mean([code.values for code in points.folder(given[name])], axis=0)
-    space = "w" if has_styles(maker.method) else "z"
+    space: Space = "w" if has_styles(maker.method) else "z"
     number = None if space == "w" else wish.conditions[0]
     means = [Code(known[name].astype(np.float32), space, number) for _, name in terms]
     total = Code(evaluate(terms, known), space, number)
@@ -361,7 +363,7 @@ def read_for(path: Path, wish: Request) -> NDArray[np.float32]:
         low, high = np.percentile(voxels, (1, 99))
         scaled = (2 * (voxels - low) / max(float(high - low), 1e-6) - 1).clip(-1, 1)
     if channels == 1 and len(scaled) == 3:
-        scaled = np.tensordot(np.float32([0.299, 0.587, 0.114]), scaled, 1)[None]
+        scaled = np.tensordot(np.array(LUMA), scaled, 1)[None]
     elif channels == 3 and len(scaled) == 1:
         scaled = np.repeat(scaled, 3, axis=0)
     if shape == tuple(size):

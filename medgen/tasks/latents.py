@@ -25,6 +25,7 @@ FEWEST_STEPS, MOST_STEPS = 2, 64
 KNOTS = 3  # vectors along each side of the grid
 
 Vector = NDArray[np.float32]
+Space = Literal["z", "w"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Code:
     """
 
     values: Vector
-    space: Literal["z", "w"] = "z"
+    space: Space = "z"
     condition: int | None = None
     labels: NDArray[np.int64] | None = None
 
@@ -126,9 +127,10 @@ def lattice(knots: Sequence[Code], steps: int) -> Iterator[tuple[tuple[float, fl
     places = np.arange((KNOTS - 1) * steps + 1) / steps
     for row in places:
         for column in places:
-            weights = np.outer(_tent(row), _tent(column)).ravel()
-            used = np.flatnonzero(weights)
-            yield (row, column), mix([knots[n] for n in used], weights[used])
+            weights = np.outer(_tent(row), _tent(column)).ravel().tolist()
+            used = [n for n, weight in enumerate(weights) if weight]
+            mixed = mix([knots[n] for n in used], [weights[n] for n in used])
+            yield (float(row), float(column)), mixed
 
 
 def _tent(place: float) -> NDArray[np.float64]:

@@ -117,7 +117,8 @@ def _write(
             for line in lines:
                 manifest.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     with timed(timings, "draw"):
-        pictures.draw(folder, reason)
+        pictures.sheet(folder / SHEET)
+        pictures.gallery(folder / GALLERY, reason)
     outputs = [folder / MANIFEST, folder / SHEET, folder / GALLERY]
     record = run_record(
         command,
@@ -303,6 +304,14 @@ def _hash(path: Path) -> str:
     return str(fingerprint(path)["sha256"])
 
 
+def draw_sheet(made: Synthesis, target: Any) -> None:
+    """Make the images and write nothing but their contact sheet, to a path or an open file."""
+    pictures = _Pictures(made, "")
+    for one in made:
+        pictures.add(one, UNKNOWN)
+    pictures.sheet(target)
+
+
 class _Pictures:
     """Gathers the images that contact sheet and gallery show."""
 
@@ -352,19 +361,23 @@ class _Pictures:
             return f"{self.made.signs[index]} {name}"
         return "" if self.made.columns else f"{index} {name}"
 
-    def draw(self, folder: Path, reason: str | None) -> None:
-        """Write contact sheet and gallery."""
+    def sheet(self, target: Any) -> None:
+        """Write the contact sheet to a file."""
         from medgen.report.contact_sheet import contact_sheet
+
+        title = f"{self.manifest.name} {self.manifest.version}"
+        shown = f"{len(self.tiles)} of {self.made.count} images, the first ones; not selected"
+        contact_sheet(
+            self.tiles, target, title=title, columns=self.made.columns,
+            subtitle=f"{shown}. Seed {self.made.maker.wish.seed}. No patient is shown.",
+        )  # fmt: skip
+
+    def gallery(self, path: Path, reason: str | None) -> None:
+        """Write the page."""
         from medgen.report.gallery import write_gallery
 
         wish, manifest = self.made.maker.wish, self.manifest
         title = f"{manifest.name} {manifest.version}"
-        shown = f"{len(self.tiles)} of {self.made.count} images, the first ones; not selected"
-        contact_sheet(
-            self.tiles, folder / SHEET, title=title, columns=self.made.columns,
-            subtitle=f"{shown}. Model {self.made.package.sha256[:12]}, seed {wish.seed}. "
-            "No patient is shown.",
-        )  # fmt: skip
         names = [wish.condition_name(n) for n in wish.conditions]
         facts = {
             "Model": f"{title} ({manifest.method})",
@@ -386,7 +399,7 @@ class _Pictures:
             for name, colour in zip(manifest.synthesis.label_names, self.colours, strict=False)  # type: ignore[union-attr]
         ][1:]
         write_gallery(
-            self.cards, folder / GALLERY, title=title, facts=facts, notes=notes, legend=legend,
+            self.cards, path, title=title, facts=facts, notes=notes, legend=legend,
             total=self.made.count,
         )  # fmt: skip
 

@@ -10,7 +10,8 @@ import pytest
 from medgen.errors import InputError
 from medgen.package import load_package, run_model, verify_package
 from medgen.phantoms import brain
-from medgen.tasks.pack import PackageRecipe, pack, read_recipe
+from medgen.tasks.pack import pack, read_recipe
+from medgen.tasks.pack_detection import DetectionRecipe
 
 RECIPE = """
 name: tiny
@@ -28,7 +29,7 @@ training_data: [{name: phantoms, licence: Apache-2.0, cases: 1}]
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> PackageRecipe:
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> DetectionRecipe:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(RECIPE)
     return read_recipe(path)
@@ -53,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_packed_run_detects_and_verifies(
-    run: Path, recipe: PackageRecipe, tmp_path: Path
+    run: Path, recipe: DetectionRecipe, tmp_path: Path
 ) -> None:
     pack(run, recipe, tmp_path / "tiny")
     package = load_package(tmp_path / "tiny")
@@ -70,14 +71,14 @@ def test_a_packed_run_detects_and_verifies(
 
 
 def test_packing_twice_gives_the_same_bytes(
-    run: Path, recipe: PackageRecipe, tmp_path: Path
+    run: Path, recipe: DetectionRecipe, tmp_path: Path
 ) -> None:
     first = pack(run, recipe, tmp_path / "a" / "tiny")
     second = pack(run, recipe, tmp_path / "b" / "tiny")
     assert first.manifest.sha256 == second.manifest.sha256
 
 
-def test_an_unfinished_run_is_refused(run: Path, recipe: PackageRecipe, tmp_path: Path) -> None:
+def test_an_unfinished_run_is_refused(run: Path, recipe: DetectionRecipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finished training run"):
         pack(tmp_path, recipe, tmp_path / "out")
     record = json.loads((run / "training.json").read_text())
@@ -90,7 +91,7 @@ def test_an_unfinished_run_is_refused(run: Path, recipe: PackageRecipe, tmp_path
 
 
 def test_another_preparation_than_in_training_is_refused(
-    run: Path, recipe: PackageRecipe, tmp_path: Path
+    run: Path, recipe: DetectionRecipe, tmp_path: Path
 ) -> None:
     other = recipe.model_copy(update={"preparation": {"spacing_mm": 2.0}})
     with pytest.raises(InputError, match="trained on"):
@@ -98,7 +99,7 @@ def test_another_preparation_than_in_training_is_refused(
 
 
 def test_every_contrast_meets_every_brain(
-    run: Path, recipe: PackageRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, recipe: DetectionRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from medgen.anatomy import AnatomySource
 

@@ -1,0 +1,127 @@
+"""What a package says that its training run does not know, and how the run is opened."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from medgen.config import Config
+from medgen.errors import InputError
+from medgen.manifest import Metric, TrainingData
+from medgen.training.config import TrainingConfig
+
+
+class Recipe(Config):
+    """What packages of all tasks say."""
+
+    name: str
+    version: str
+    summary: str
+    intended_use: str
+    limitations: str
+    training_config: str = Field(description="the configuration, as a path in the repository")
+    training_data: tuple[TrainingData, ...] = ()
+    citations: tuple[str, ...] = Field((), description="of the training data, for the card")
+    metrics: tuple[Metric, ...] = ()
+
+    def described(self) -> dict[str, Any]:
+        """The keys of the manifest that say the same."""
+        names = ("name", "version", "summary", "intended_use", "training_data", "metrics")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        record: Its ``training.json``.
+        config: What was trained.
+        method: The averaged network, in evaluation mode, rounded to half precision as a package
+            stores it: what is measured is what will be used.
+    """
+
+    record: dict[str, Any]
+    config: TrainingConfig
+    method: Any
+
+
+def open_run(folder: Path, data: Path | None = None) -> Run:
+    """Open a finished run.
+
+    Args:
+        folder: That ``medgen train`` wrote.
+        data: Where its training data lie now, if not where the configuration says.
+
+    Raises:
+        InputError: The run is unfinished or damaged.
+    """
+    from safetensors.torch import load_file
+
+    from medgen.methods import build
+
+    record = _record_of(folder)
+    config = TrainingConfig.model_validate(record["config"])
+    if data is not None:
+        config = config.model_copy(update={"data": {**config.data, "folder": str(data)}})
+    method: Any = build(config.method, config.config)
+    halved = {
+        name: value.half().to(value.dtype) if value.is_floating_point() else value
+        for name, value in load_file(folder / "weights.safetensors").items()
+    }
+    method.load_state_dict(halved)
+    return Run(record, config, method.eval())
+
+
+def _record_of(run: Path) -> dict[str, Any]:
+    """What ``training.json`` says of a finished run."""
+    try:
+        record: dict[str, Any] = json.loads((run / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{run} holds no finished training run ({error})"
+        raise InputError(msg, "Give the folder that `medgen train -o` wrote.") from error
+    if not record.get("finished"):
+        msg = f"the training run in {run} stopped at step {record.get('step')} before its end"
+        raise InputError(msg, "Finish it with `medgen train --resume`.")
+    return record
+
+
+def training_section(recipe: Recipe, record: dict[str, Any]) -> str:
+    """The card's paragraph on the training run."""
+    last = ", ".join(
+        f"{name.removeprefix('validation/')} {value:.4g}"
+        for name, value in record["metrics"].items()
+        if name.startswith("validation/")
+    )
+    measured = f" On held-out data at the end: {last}." if last else ""
+    return f"""Method `{record["config"]["method"]}`, {record["parameters"]:,} parameters,
+{record["step"]:,} steps of {record["config"]["batch_size"]} images in
+{record["seconds"] / 60:.0f} minutes on {record["device"]} ({record["threads"]} threads),
+seed {record["seed"]}.{measured}
+The configuration is `{recipe.training_config}`."""
+
+
+def data_table(recipe: Recipe) -> str:
+    """The card's table of training data, with citations below."""
+    rows = "\n".join(f"| {d.name} | {d.cases} | {d.licence} |" for d in recipe.training_data)
+    table = f"| data | cases | licence |\n|---|---|---|\n{rows}"
+    cited = "\n".join(f"- {citation}" for citation in recipe.citations)
+    return f"{table}\n\n{cited}" if cited else table
+
+
+def metrics_table(recipe: Recipe) -> str:
+    """The card's table of metrics."""
+    rows = "\n".join(
+        f"| {m.name} | {m.value:.3f}{_interval(m)} | {m.data} | {m.split} |" for m in recipe.metrics
+    )
+    return f"| metric | value | data | how the data was used |\n|---|---|---|---|\n{rows}"
+
+
+def _interval(metric: Metric) -> str:
+    if metric.interval is None:
+        return ""
+    return f" ({metric.interval[0]:.3f} to {metric.interval[1]:.3f})"
