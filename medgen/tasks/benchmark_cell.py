@@ -184,7 +184,9 @@ def _trained(
     record = train_method(
         dataset, folder / "training", settings, contender, method_name, config, seed, device
     )
-    method = build(method_name, config)
+    method: Any = build(method_name, config)
+    for part in method.training_only:  # the run's weights leave them out
+        setattr(method, part, None)
     method.load_state_dict(load_file(folder / "training" / WEIGHTS))
     kept = {key: record[key] for key in ("step", "seconds", "parameters")}
     return method.to(device).eval(), kept | {"images": record["step"] * contender.batch_size}

@@ -91,14 +91,17 @@ def benchmark(
 
     Raises:
         InputError: Unknown method, a set without labels or with too few patients, a used folder.
+        PackageError: Unknown feature extractor.
         LeakageError: A patient would be trained on and tested on.
     """
     from medgen.devices import resolve_device
+    from medgen.features import FeatureExtractor
     from medgen.report.benchmark import write_report
 
     device = resolve_device(device)
     cells = planned(settings.suite, methods, seeds)
     refuse_inside(output, dataset)
+    FeatureExtractor.load(settings.features)  # an unknown one is better refused now
     pairs = read_pairs(dataset, settings)
     header = {"settings": settings.model_dump(mode="json"), "dataset": fingerprint(dataset)}
     _claim(output, header, resume)
@@ -219,8 +222,6 @@ def _work(order: tuple[Any, ...]) -> str | None:
     dataset, folder, settings, name, seed, device, threads = order
     try:
         run_cell(Path(dataset), Path(folder), settings, name, seed, device=device, threads=threads)
-    except InputError:
-        raise
     except Exception as error:
         logger.debug("cell %s-%d", name, seed, exc_info=True)
         return _words(error)
