@@ -35,7 +35,7 @@ class SpatiallyAdaptiveNorm(nn.Module):
 
     def __init__(self, dims: int, channels: int, hidden: int) -> None:
         super().__init__()
-        self.norm = NORM[dims](channels, affine=False)
+        self.norm = NORM[dims](channels)
         self.scale_shift = conv(dims, hidden, 2 * channels)
 
     def forward(self, features: Tensor, modulation: Tensor) -> Tensor:
@@ -145,16 +145,21 @@ class SpadeGenerator(nn.Module):
 
 
 class PatchCritic(nn.Module):
-    """Judges overlapping patches (Isola et al., CVPR 2017), with spectral norm in every layer."""
+    """Judges overlapping patches (Isola et al., CVPR 2017), with spectral norm in every layer.
+
+    As in the paper an instance norm without parameters follows all strided layers but the first:
+    spectral norm alone leaves features, and so the distance to match, very small.
+    """
 
     def __init__(self, dims: int, inputs: int, features: Sequence[int]) -> None:
         super().__init__()
-        layers = [
-            nn.Sequential(spectral(conv(dims, a, b, 4, 2)), nn.LeakyReLU(0.2))
-            for a, b in pairwise((inputs, *features))
-        ]
-        self.layers = nn.ModuleList(layers)
-        self.last = spectral(conv(dims, features[-1], 1))
+        self.layers = nn.ModuleList()
+        for number, (a, b) in enumerate(pairwise((inputs, *features))):
+            norm = NORM[dims](b) if number else nn.Identity()
+            strided = spectral(conv(dims, a, b, 4, 2))
+            self.layers.append(nn.Sequential(strided, norm, nn.LeakyReLU(0.2)))
+        # Under the hinge loss a bias has no gradient until the first patches are told apart.
+        self.last = spectral(conv(dims, features[-1], 1, bias=False))
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits ``(B, 1, *patches)`` and the features behind every layer, all float32."""
