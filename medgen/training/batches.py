@@ -25,7 +25,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "annotated": ("medgen.annotated_sets", "AnnotatedImages"),
     "annotated_joint": ("medgen.training.joint_labels", "JointLabels"),
     "annotated_brain": ("medgen.annotated_brain", "AnnotatedBrain"),
-    "mixture": ("medgen.toy", "Mixture"),
+    "mixture": ("medgen.toy", "MixtureSource"),
 }
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -34,13 +34,17 @@ from torch.nn import functional as F
 WINDOW = 50
 LONG_OVERPOWERED, LONG_VANISHED = 10, 4
 SURE_ACCURACY, SURE_LOSS = 0.98, 0.05
-# Gradient norms below this part of their largest (window's median) so far, or below this at all.
-VANISHED_PART, VANISHED = 1e-3, 1e-7
-# Looks in a row that must agree; a generator may need the first ones to begin.
-PATIENCE = 3
+# The generator's gradient has vanished below this part of what it was, below this part of it if the
+# critic is right about so many images, or below this at all.
+VANISHED_PART, VANISHED_PART_UNDER_CRITIC, STRONG_CRITIC = 1e-3, 1e-2, 0.95
+VANISHED = 1e-7
+# Looks in a row that must agree, and over how many steps: a generator needs some to begin.
+PATIENCE, LONG_ALIKE = 3, 2000
 LEAST_DIVERSITY = 0.2
-LEAST_PRECISION, LEAST_COVERAGE = 0.7, 0.5
-NEIGHBOURS = 5
+# Images all near the mean of the training images are near to most of them, in many dimensions:
+# which kinds are missing can be told only of images that differ.
+DIVERSE, LEAST_PRECISION, LEAST_COVERAGE = 0.5, 0.75, 0.55
+NEIGHBOURS, LEAST_RADIUS = 5, 0.1
 REDUCED = {2: 16, 3: 8}
 
 REMEDIES = {
@@ -81,6 +85,7 @@ class Health:
         self._window: dict[str, list[float]] = defaultdict(list)
         self._largest_gradient = 0.0
         self._in_a_row: dict[str, int] = defaultdict(int)
+        self._since: dict[str, int] = {}
 
     def observe(self, values: Mapping[str, float]) -> list[Finding]:
         """Take in the values of one step; gives what has now lasted too long."""
@@ -111,19 +116,27 @@ class Health:
     def _vanished(self, window: Mapping[str, list[float]]) -> Finding | None:
         if not window.get("gradient/generator"):
             return None
-        gradient = median(window["gradient/generator"])
-        self._largest_gradient = max(self._largest_gradient, gradient)
-        wrong = gradient < max(VANISHED, VANISHED_PART * self._largest_gradient)
+        gradients = sorted(window["gradient/generator"])
+        gradient = gradients[len(gradients) // 2]
+        # Not the very largest: single steps can be hundreds of times as steep.
+        self._largest_gradient = max(self._largest_gradient, gradients[4 * len(gradients) // 5])
+        accuracy = fmean(window.get("part/critic/accuracy") or [0.0])
+        part = VANISHED_PART_UNDER_CRITIC if accuracy > STRONG_CRITIC else VANISHED_PART
+        wrong = gradient < max(VANISHED, part * self._largest_gradient)
         if not self._lasts("vanishing_gradients", wrong, LONG_VANISHED):
             return None
         return Finding(
             "vanishing_gradients",
-            f"the generator's gradient has the norm {gradient:.2g}; it was "
-            f"{self._largest_gradient:.2g}",
+            f"for {WINDOW * LONG_VANISHED} steps the generator's gradient has had a norm of about "
+            f"{gradient:.2g}; it was {self._largest_gradient:.2g}",
         )
 
-    def look(self, made: Tensor) -> tuple[dict[str, float], list[Finding]]:
+    def look(self, made: Tensor, step: int) -> tuple[dict[str, float], list[Finding]]:
         """Compare as many generated images as there are real ones, of the same conditions.
+
+        Args:
+            made: ``(N, C, *spatial)``.
+            step: Finished steps.
 
         Returns:
             ``health/diversity``, ``health/precision`` and ``health/coverage``, each 1 or about 1
@@ -133,7 +146,7 @@ class Health:
         diversity = self._diversity(fake)
         precision, coverage = precision_and_coverage(self._real, fake)
         found = []
-        if self._lasts("collapse", diversity < LEAST_DIVERSITY, PATIENCE):
+        if self._lasts("collapse", diversity < LEAST_DIVERSITY, PATIENCE, step):
             found.append(
                 Finding(
                     "collapse",
@@ -141,8 +154,10 @@ class Health:
                     "training images do",
                 )
             )
-        partial = precision >= LEAST_PRECISION and coverage < LEAST_COVERAGE
-        if self._lasts("missing_modes", partial, PATIENCE):
+        partial = (
+            diversity >= DIVERSE and precision >= LEAST_PRECISION and coverage < LEAST_COVERAGE
+        )
+        if self._lasts("missing_modes", partial, PATIENCE, step):
             found.append(
                 Finding(
                     "missing_modes",
@@ -162,10 +177,14 @@ class Health:
         made, real = (float(distances.mean()) if pairs.any() else 0.0 for distances in between)
         return made / real if real > 0 else math.inf
 
-    def _lasts(self, kind: str, wrong: bool, times: int) -> bool:
-        """Whether something has been wrong for so many times in a row."""
+    def _lasts(self, kind: str, wrong: bool, times: int, step: int | None = None) -> bool:
+        """Whether something has been wrong for so many times in a row (and for long)."""
         self._in_a_row[kind] = self._in_a_row[kind] + 1 if wrong else 0
-        return self._in_a_row[kind] >= times
+        if step is None:
+            return self._in_a_row[kind] >= times
+        if self._in_a_row[kind] <= 1:
+            self._since[kind] = step
+        return self._in_a_row[kind] >= times and step - self._since[kind] >= LONG_ALIKE
 
 
 def reduced(images: Tensor) -> Tensor:
@@ -179,14 +198,17 @@ def reduced(images: Tensor) -> Tensor:
 def precision_and_coverage(real: Tensor, fake: Tensor) -> tuple[float, float]:
     """How many fake vectors lie near real ones, and how many real ones have a fake one near.
 
-    Near is within the distance of a real vector's fifth nearest real neighbour.
+    Near is within the distance of a real vector's fifth nearest real neighbour, but at least a
+    tenth of the mean distance between two real ones: within narrow clusters, missing the fifth
+    neighbour does not count as missing the cluster.
 
     Args:
         real: ``(N, features)``.
         fake: ``(M, features)``.
     """
     neighbours = min(NEIGHBOURS, len(real) - 1)
+    between = torch.cdist(real, real)
     # The nearest is the vector itself.
-    radius = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values
+    radius = between.kthvalue(neighbours + 1, dim=1).values.clamp(min=LEAST_RADIUS * between.mean())
     near = torch.cdist(real, fake) <= radius[:, None]
     return float(near.any(0).float().mean()), float(near.any(1).float().mean())

@@ -317,7 +317,7 @@ class _Run:
         with torch.inference_mode():
             if can_sample(self.average):
                 self.samples.save(picture, self.average)
-                values, findings = self.samples.look(self.average)
+                values, findings = self.samples.look(self.average, self.step)
                 for finding in findings:
                     monitor.warn(self.step, finding)
                 return values

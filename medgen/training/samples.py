@@ -68,14 +68,14 @@ class Samples:
         """Show the monitors the values of one step."""
         return self.health.observe(values) if self.health else []
 
-    def look(self, average: Any) -> tuple[dict[str, float], list[Finding]]:
+    def look(self, average: Any, step: int) -> tuple[dict[str, float], list[Finding]]:
         """Let the monitors compare generated images with training images."""
         if self.health is None:
             return {}, []
         count = len(self.real["image"])
         condition = self.real["condition"] if self.conditions else None
         made = self._made(average, self.latent[:count], condition)
-        return self.health.look(made["image"])
+        return self.health.look(made["image"], step)
 
     def save(self, path: Path, average: Any) -> None:
         """Draw the grid of the fixed latents."""
