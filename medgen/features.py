@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from medgen.errors import InputError, PackageError
+from medgen.errors import InputError
 from medgen.run_record import hash_file
 
 DEFAULT = "medgen-features"
@@ -78,10 +78,7 @@ class FeatureExtractor:
         """
         from medgen.package import load_package
 
-        package = load_package(name_or_path)
-        if package.manifest.task != "features":
-            msg = f"package {package.manifest.name} is for {package.manifest.task}, not features"
-            raise PackageError(msg, f"Use the package {DEFAULT}.")
+        package = load_package(name_or_path, "features")
         return cls.of_method(package.method(), package.manifest.name, package.sha256)
 
     @classmethod

@@ -134,7 +134,8 @@ LIGHT = (
     "medgen", "medgen.cli", "medgen.errors", "medgen.config", "medgen.volume", "medgen.io",
     "medgen.preparation", "medgen.scoring", "medgen.metrics", "medgen.package", "medgen.tasks",
     "medgen.report", "medgen.methods", "medgen.phantoms", "medgen.batch.run", "medgen.batch.verbs",
-    "medgen.tasks.deidentify", "medgen.tasks.check", "medgen.cli.batch",
+    "medgen.tasks.deidentify", "medgen.tasks.check", "medgen.cli.batch", "medgen.cli.evaluate",
+    "medgen.metrics.synthesis", "medgen.tasks.evaluate_synthesis",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from medgen.cli.console import Settings, show_error
 from medgen.cli.deidentify import EPILOG as DEIDENTIFY_EPILOG
 from medgen.cli.deidentify import deidentify
 from medgen.cli.detect import EPILOG, detect_anomalies
+from medgen.cli.evaluate import evaluate
 from medgen.cli.info import info
 from medgen.cli.models import models
 from medgen.cli.phantom import phantom
@@ -96,6 +97,7 @@ app.command("deidentify", epilog=DEIDENTIFY_EPILOG)(deidentify)
 app.add_typer(models, name="models")
 app.command("train", epilog=TRAIN_EPILOG)(train)
 app.add_typer(benchmark, name="benchmark")
+app.add_typer(evaluate, name="evaluate")
 app.command("info")(info)
 app.command("phantom")(phantom)
 

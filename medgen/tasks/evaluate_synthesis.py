@@ -9,6 +9,7 @@ what a model that only copied them would get.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,12 +73,12 @@ def measure(
         device: Where to compute features, MS-SSIM and the classifier.
 
     Returns:
-        ``extractor`` (name, sha256, ...), ``images`` (N of each set), ``metrics``: for each name a
-        dictionary with ``value``, ``n`` and as far as they apply ``interval``, ``floor``,
-        ``floor_sd``, ``at_floor`` (the synthetic value at the floor's N), ``floor_n``,
-        ``training``, ``better``; ``left_out``: why MS-SSIM or class accuracy could not be measured;
-        ``by_condition`` the distances for each condition;
-        ``nearest_training``: index and distance of each synthetic image's nearest training image.
+        ``extractor`` (name, sha256, ...), ``images`` (N of each set), ``real_sha256``;
+        ``metrics``: for each name a dictionary with ``value``, ``n`` and as far as they apply
+        ``interval``, ``floor``, ``floor_sd``, ``at_floor`` (the synthetic value at the floor's N),
+        ``floor_n``, ``training``, ``better``; ``left_out``: why MS-SSIM or class accuracy could not
+        be measured; ``by_condition`` the distances for each condition; ``nearest_training``: index
+        and distance of each synthetic image's nearest training image.
 
     Raises:
         InputError: Sizes or channels differ, a value lies outside -1..1, or too few images.
@@ -95,6 +96,7 @@ def measure(
         "images": {name: len(values) for name, values in features.items()},
         "groups": len(set(real.groups)) if real.groups is not None else len(real),
         "size": list(real.images.shape[1:]),
+        "real_sha256": images_sha256(real.images),
         "seed": seed,
     }
     metrics = compare(
@@ -313,6 +315,7 @@ def refuse_other_extractor(results: Sequence[tuple[str, dict[str, Any]]]) -> Non
     keys: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
         ("extractor", lambda r: (r["extractor"]["sha256"], r["extractor"]["preprocessing"])),
         ("image size", lambda r: r["size"]),
+        ("held-out real images", lambda r: r["real_sha256"]),
     )
     for name, result in results[1:]:
         for what, key in keys:
@@ -321,14 +324,21 @@ def refuse_other_extractor(results: Sequence[tuple[str, dict[str, Any]]]) -> Non
                 msg = f"numbers of different {what} cannot be compared: "
                 raise InputError(
                     f"{msg}{first_name} has {one}, {name} has {other}",
-                    "Evaluate both again with the same extractor and image size.",
+                    "Evaluate both again with the same extractor, size and held-out images.",
                 )
 
 
 def _identity(result: dict[str, Any]) -> str:
     extractor = result["extractor"]
     size = " x ".join(map(str, result["size"]))
-    return f"{extractor['name']} {extractor['sha256']} at {size}"
+    real = f"{result['images']['real']} real images {result['real_sha256'][:12]}"
+    return f"{extractor['name']} {extractor['sha256']} at {size} on {real}"
+
+
+def images_sha256(images: Array) -> str:
+    """SHA-256 of a set of images, whatever their order."""
+    each = sorted(hashlib.sha256(image.tobytes()).digest() for image in images)
+    return hashlib.sha256(b"".join(each)).hexdigest()
 
 
 def segmentation_dice(

@@ -15,6 +15,7 @@ from medgen.features import FeatureExtractor
 from medgen.methods import build
 from medgen.run_record import hash_file
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 SMALL = {"view_size": 32, "widths": (8, 8, 8, 8), "dimension": 6, "projector": 16}
 
 
