@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medgen.io import read
     from medgen.package import list_packages, load_package
     from medgen.tasks.detect import Detection, detect_anomalies
+    from medgen.tasks.synthesize import Synthesis, synthesize
     from medgen.volume import Geometry, Volume
 
 try:
@@ -34,11 +35,13 @@ _HOME = {
     "LeakageError": "medgen.errors",
     "MedgenError": "medgen.errors",
     "PackageError": "medgen.errors",
+    "Synthesis": "medgen.tasks.synthesize",
     "Volume": "medgen.volume",
     "detect_anomalies": "medgen.tasks.detect",
     "list_packages": "medgen.package",
     "load_package": "medgen.package",
     "read": "medgen.io",
+    "synthesize": "medgen.tasks.synthesize",
 }
 
 __all__ = [
@@ -49,12 +52,14 @@ __all__ = [
     "LeakageError",
     "MedgenError",
     "PackageError",
+    "Synthesis",
     "Volume",
     "__version__",
     "detect_anomalies",
     "list_packages",
     "load_package",
     "read",
+    "synthesize",
 ]
 
 

@@ -106,7 +106,10 @@ def save_generator(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network: Any = build(method, config)
-        # As after training: means that are not 0, label maps to bend.
+        # As after training: contrast, means that are not 0, label maps to bend.
+        if method == "gan":
+            for weights in network.parameters():
+                weights.data.mul_(8 if weights.ndim > 1 else 1)
         if method == "stylegan2":
             network.w_mean.normal_()
         if method == "spade":

@@ -2,9 +2,9 @@
 
 The code is moved until its image is near the given one: half the mean squared difference at three
 resolutions, plus the squared distance in the space of a feature extractor if there is one (Abdal
-et al., "Image2StyleGAN", 2019, with another feature network). A style w starts at the mean style
-(which Abdal et al. found to work better than a random one), a latent z at its most probable value,
-with its prior as a weak pull back to it. Nothing is random: the same image gives the same code.
+et al., "Image2StyleGAN", 2019, with another feature network). The search starts at the mean style
+or at z = 0, the most probable latent, or where one of a few fixed drawn images is nearer; the prior
+of z pulls weakly back. Nothing else is random: the same image gives the same code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.errors import InputError
-from medgen.tasks.latents import Code
+from medgen.tasks.latents import Code, draw
 from medgen.tasks.sampling import has_styles
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ RATE = 0.05
 FEATURE_WEIGHT = 0.1
 PRIOR_WEIGHT = 1e-4
 SCALES = (1, 2, 4)
-
-Progress = Callable[[int, int], None]
+CANDIDATES = 32  # drawn images to start from
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,6 @@ def invert(
     *,
     extract: FeatureExtractor | None = None,
     steps: int = STEPS,
-    progress: Progress | None = None,
 ) -> list[Inverted]:
     """Find the codes of images.
 
@@ -66,7 +64,6 @@ def invert(
         conditions: Number of the condition of each; None for a model without conditions.
         extract: Measures features; without it, and for volumes, only grey values count.
         steps: Of gradient descent.
-        progress: Called with (done, total) steps.
 
     Raises:
         InputError: The search left the numbers that can be computed with.
@@ -78,7 +75,7 @@ def invert(
     target = torch.from_numpy(images).to(weights.device)
     condition = _tensor(conditions, weights.device)
     style = has_styles(method)
-    values = _start(method, len(images), condition).requires_grad_(True)
+    values = _start(method, target, condition).requires_grad_(True)
     optimizer = torch.optim.Adam([values], lr=RATE)
     measure = _measure(extract, weights.device) if images.ndim == 4 else None
     wanted = None if measure is None else measure(target).detach()
@@ -94,8 +91,6 @@ def invert(
         # Only the codes are moved: no network gathers gradients.
         (values.grad,) = torch.autograd.grad(loss, values)
         optimizer.step()
-        if progress is not None:
-            progress(step + 1, steps)
     with torch.inference_mode():
         made = _image(method, values, condition)
         error = F.mse_loss(made, target, reduction="none").flatten(1).mean(1).sqrt() * 127.5
@@ -123,17 +118,37 @@ def _tensor(conditions: Sequence[int | None], device: Any) -> Tensor | None:
     return torch.tensor([int(number or 0) for number in conditions], device=device)
 
 
-def _start(method: Any, count: int, condition: Tensor | None) -> Tensor:
-    """Where the search begins ``(count, ...)``."""
+def _start(method: Any, target: Tensor, condition: Tensor | None) -> Tensor:
+    """Where the search for each image begins ``(N, ...)``: at the mean, or at a drawn image."""
     import torch
 
-    device = next(method.parameters()).device
+    drawn = np.stack([draw(method.latent_shape, 0, n) for n in range(CANDIDATES)])
+    latents = torch.from_numpy(drawn).to(target.device)
+    best, error = _middle(method, target, condition), torch.full((len(target),), torch.inf)
+    with torch.no_grad():
+        for values in (None, *latents):
+            if values is None:
+                tried = best
+            elif has_styles(method):
+                tried = method.map(values.expand(len(target), *values.shape), condition)
+            else:
+                tried = values.expand(len(target), *values.shape)
+            found = (_image(method, tried, condition) - target).square().flatten(1).mean(1).cpu()
+            nearer = (found < error).to(target.device)
+            best = torch.where(nearer.reshape(-1, *[1] * (best.ndim - 1)), tried, best)
+            error = torch.minimum(found, error)
+    return best.clone()
+
+
+def _middle(method: Any, target: Tensor, condition: Tensor | None) -> Tensor:
+    """The mean style, or the most probable latent, for each image."""
+    import torch
+
+    count = len(target)
     if not has_styles(method):
-        return torch.zeros(count, *method.latent_shape, device=device)
+        return torch.zeros(count, *method.latent_shape, device=target.device)
     means: Tensor = method.w_mean
-    if condition is None:
-        return means.mean(0).expand(count, -1).clone()
-    return means[condition].clone()
+    return means.mean(0).expand(count, -1) if condition is None else means[condition]
 
 
 def _image(method: Any, values: Tensor, condition: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from medgen.io.synthetic import read_facts
 from medgen.package import ATTRIBUTES
 from medgen.run_record import timed
 from medgen.tasks.grids import axes_of, turned
-from medgen.tasks.invert import Inverted, Progress, invert
+from medgen.tasks.invert import Inverted, invert
 from medgen.tasks.label_folders import files_of
 from medgen.tasks.latents import (
     KNOTS,
@@ -35,10 +35,11 @@ from medgen.tasks.latents import (
 )
 from medgen.tasks.nearest import TrainingImages, training_images
 from medgen.tasks.sampling import has_styles, to_style
-from medgen.tasks.synthesize import Maker, Request, Synthesis, load
+from medgen.tasks.synthesize import Maker, Progress, Request, Synthesis, load
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm")
 MOST_INVERTED = 256
+AT_ONCE = 8  # images inverted together: gradients take memory
 
 
 def interpolate(
@@ -165,7 +166,7 @@ def invert_images(
         wish: The model; its first condition holds for all images.
         images: Files.
         device: Where to compute.
-        progress: Called with (done, total) steps of the search.
+        progress: Called with (done, total) images.
 
     Raises:
         InputError: An image does not fit the model, or the model cannot be inverted.
@@ -258,10 +259,14 @@ class _Points:
         extract = near.extract if isinstance(near, TrainingImages) else None
         if extract is None:
             self.notes.append(f"images were inverted by grey values alone: {near}")
-        conditions = [self.wish.conditions[0]] * len(pixels)
-        return invert(
-            self.maker.method, pixels, conditions, extract=extract, progress=self.progress
-        )
+        found: list[Inverted] = []
+        for first in range(0, len(pixels), AT_ONCE):
+            part = pixels[first : first + AT_ONCE]
+            conditions = [self.wish.conditions[0]] * len(part)
+            found += invert(self.maker.method, part, conditions, extract=extract)
+            if self.progress is not None:
+                self.progress(len(found), len(pixels))
+        return found
 
     def _drawn_again(self, path: Path) -> Code | None:
         """The code of an image that this model made from a seed; None for any other."""

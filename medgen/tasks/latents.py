@@ -199,6 +199,8 @@ def check_terms(terms: Sequence[tuple[int, str]], known: Collection[str]) -> Non
             question = f" Did you mean {nearest[0]!r}?" if nearest else ""
             listed = ", ".join(sorted(known)) or "none"
             hint = f"Known sets: {listed}. Give another with --set {name}=FOLDER."
+            if "-" in name:  # which a name may hold
+                hint += f" {_EXAMPLE}"
             raise InputError(f"there is no set of images {name!r}.{question}", hint)
 
 

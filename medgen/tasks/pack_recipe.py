@@ -69,9 +69,13 @@ def open_run(folder: Path, data: Path | None = None) -> Run:
     if data is not None:
         config = config.model_copy(update={"data": {**config.data, "folder": str(data)}})
     method: Any = build(config.method, config.config)
+    unneeded = getattr(method, "training_only", ())
+    for name in unneeded:
+        setattr(method, name, None)
     halved = {
         name: value.half().to(value.dtype) if value.is_floating_point() else value
         for name, value in load_file(folder / "weights.safetensors").items()
+        if name.partition(".")[0] not in unneeded
     }
     method.load_state_dict(halved)
     return Run(record, config, method.eval())

@@ -25,6 +25,7 @@ from medgen.tasks.latents import Code, Sample, draw
 from medgen.tasks.nearest import feature_arrays
 from medgen.tasks.pack_recipe import Recipe, Run, data_table, metrics_table, training_section
 from medgen.tasks.sampling import has_styles, render, to_style
+from medgen.training.config import validated
 
 if TYPE_CHECKING:
     from medgen.features import FeatureExtractor
@@ -131,7 +132,7 @@ def _synthesis(
         "orientation": upright,
         "extractor": Extractor(name=extract.name, sha256=extract.sha256),
     }
-    return Synthesis.model_validate({**known, **recipe.synthesis})
+    return validated(Synthesis, {**known, **recipe.synthesis}, "synthesis in the recipe")
 
 
 def _training_features(source: Any, extract: FeatureExtractor) -> dict[str, NDArray[Any]]:
