@@ -8,9 +8,10 @@ image and labels together, under the hinge loss:
 ``L_D = E max(0, 1 - D(x, m)) + E max(0, 1 + D(G(m, z), m))``
 ``L_G = -E D(G(m, z), m) + 10 * |features_D(x) - features_D(G)| + 0.05 * KL(q(z|x) || N(0, I))``
 
-As in the paper's multi-modal variant an encoder ``q(z|x)`` says in which style a real image is.
-Half of each batch is drawn in the style of its own image, and only there the features of the
-critic have to match; the other half is drawn in a random style, which the critic alone judges. The
+As in the paper's multi-modal variant an encoder ``q(z|x)`` says in which style a real image is, but
+only half of each batch is drawn in the style of its own image. The other half is drawn in a random
+style, as it will be in use: were all styles encoded ones, they would tell what the condition is
+there to tell. An absolute difference is least at the median, so it still favours the own style. The
 perceptual loss is left out (it needs a downloaded network). The condition ``c`` (a contrast, a
 disease) goes with the latent vector into the generator, and beside the labels into the critic.
 
@@ -180,12 +181,8 @@ class SPADE(nn.Module):
         with layers.frozen(self.critic):
             judged = self._judge(real, fake, labels, condition)
         scores = torch.stack([generator_loss(false, true) for (true, _), (false, _) in judged])
-        matching = torch.stack(
-            [
-                feature_matching([f[:own] for f in true], [f[:own] for f in false])
-                for (_, true), (_, false) in judged
-            ]
-        ).mean()
+        distances = [feature_matching(true, false) for (_, true), (_, false) in judged]
+        matching = torch.stack(distances).mean()
         divergence = kl_to_standard_normal(mean, logvar)
         loss = scores.mean() + self.config.feature_matching * matching
         loss = loss + self.config.divergence * divergence

@@ -147,15 +147,16 @@ class SpadeGenerator(nn.Module):
 class PatchCritic(nn.Module):
     """Judges overlapping patches (Isola et al., CVPR 2017), with spectral norm in every layer.
 
-    As in the paper an instance norm without parameters follows all strided layers but the first:
-    spectral norm alone leaves features, and so the distance to match, very small.
+    All strided layers but the first are followed by a norm without parameters: spectral norm alone
+    leaves features, and so the distance to match, very small. It is one norm over all channels, not
+    the paper's instance norm, which would hide how bright a flat region is.
     """
 
     def __init__(self, dims: int, inputs: int, features: Sequence[int]) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
         for number, (a, b) in enumerate(pairwise((inputs, *features))):
-            norm = NORM[dims](b) if number else nn.Identity()
+            norm = nn.GroupNorm(1, b, affine=False) if number else nn.Identity()
             strided = spectral(conv(dims, a, b, 4, 2))
             self.layers.append(nn.Sequential(strided, norm, nn.LeakyReLU(0.2)))
         # Under the hinge loss a bias has no gradient until the first patches are told apart.
