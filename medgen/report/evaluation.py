@@ -66,15 +66,15 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "copy_rate": (
         "copy rate",
         3,
-        "share of synthetic images nearer to a training image than nearly all held-out real images "
-        "are; the floor is that share of held-out real images themselves.",
+        "share of synthetic images nearer to a training image, mirrored or not, than nearly all "
+        "held-out real images are; the floor is that share of held-out real images themselves.",
     ),
     "class_accuracy": (
         "class accuracy (network)",
         3,
-        "share of synthetic images that a small convolutional network, trained on one half of the "
-        "held-out real images, takes for the condition asked for; the floor is its accuracy on the "
-        "other half. Mean over conditions.",
+        "share of synthetic images that a small convolutional network, trained on held-out real "
+        "images only, takes for the condition asked for; the floor is its accuracy on held-out "
+        "images of patients it was not trained on (cross-validated). Mean over conditions.",
     ),
     "class_accuracy_features": (
         "class accuracy (features)",

@@ -1,8 +1,8 @@
-"""Are synthetic images of the condition asked for? Two classifiers that saw only real ones.
+"""Are synthetic images of the condition asked for? Classifiers that saw only real ones tell.
 
-The held-out real images are dealt to two folds by group (patient). A classifier is trained on one,
-tested on the other, which gives the ceiling, and on all synthetic images; then the folds change
-places. ``class_accuracy`` is that of a small convolutional network on the images,
+The held-out real images are dealt to four folds by group (patient). A classifier is trained on all
+but one, tested on that one, which gives the ceiling, and on all synthetic images; so for every
+fold. ``class_accuracy`` is that of a small convolutional network on the images,
 ``class_accuracy_features`` that of a logistic regression on the extractor's features, which needs
 fewer images. No synthetic image and no image that the generator was trained on is used in training.
 """
@@ -22,6 +22,7 @@ from medgen.errors import InputError
 from medgen.tasks.image_set import ImageSet
 
 Array = NDArray[Any]
+FOLDS = 4
 WIDTHS = (16, 32, 64, 64)
 BATCH, RATE, DECAY = 32, 2e-3, 1e-2
 # Penalty of the logistic regression, as C of the usual notation: penalty |w|^2 / (2 C).
@@ -52,12 +53,12 @@ def class_accuracy(
     """
     if real.condition is None or fake.condition is None:
         raise InputError("class accuracy needs the conditions of real and synthetic images")
-    folds = two_folds(real.condition, real.groups, seed)
+    folds = folds_of(real.condition, real.groups, seed)
     wanted, asked = real.condition, fake.condition
     count = int(max(wanted.max(), asked.max())) + 1
     hits: dict[str, list[tuple[Array, Array]]] = {"network": [], "features": []}
-    for number, train in enumerate(folds):
-        test = folds[1 - number]
+    for number, test in enumerate(folds):
+        train = np.concatenate([fold for n, fold in enumerate(folds) if n != number])
         network = train_network(
             real.images[train], wanted[train], count, steps=steps, seed=seed, device=device
         )
@@ -68,7 +69,7 @@ def class_accuracy(
         hits["features"].append(
             (guess(features["real"][test]) == wanted[test], guess(features["fake"]) == asked)
         )
-    tested = wanted[np.concatenate(folds[::-1])]
+    tested = wanted[np.concatenate(folds)]
     result = {}
     for name, found in hits.items():
         on_real = np.concatenate([row[0] for row in found])
@@ -87,31 +88,33 @@ def class_accuracy(
     return result
 
 
-def two_folds(
-    condition: Array, groups: Sequence[str] | None, seed: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of two parts that share no group and have about equally many of each condition."""
+def folds_of(condition: Array, groups: Sequence[str] | None, seed: int) -> list[NDArray[np.intp]]:
+    """Indices of parts that share no group and have about equally many of each condition.
+
+    There are four parts, or as many as the condition with the fewest groups has.
+
+    Raises:
+        InputError: Fewer than two conditions, or a condition with fewer than two groups.
+    """
     names = np.arange(len(condition)) if groups is None else np.asarray(groups)
     kinds = np.unique(condition)
     if len(kinds) < 2:
         msg = f"class accuracy needs at least two conditions, got {len(kinds)}"
         raise InputError(msg, "Give real images of every condition, one subfolder each.")
-    random = np.random.default_rng(seed)
-    counts = np.zeros((2, int(kinds.max()) + 1))
-    parts: tuple[list[Array], list[Array]] = ([], [])
-    for name in random.permutation(np.unique(names)):
-        members = np.flatnonzero(names == name)
-        number = np.bincount(condition[members], minlength=counts.shape[1])
-        main = int(number.argmax())
-        fold = int(counts[1, main] < counts[0, main])
-        parts[fold].append(members)
-        counts[fold] += number
-    if (counts[:, kinds] == 0).any():
-        poor = int(kinds[(counts[:, kinds] == 0).any(0)][0])
-        msg = f"condition number {poor} has too few held-out groups: at least 2 are needed"
+    members = [np.flatnonzero(names == name) for name in np.unique(names)]
+    content = [np.bincount(condition[m], minlength=int(kinds[-1]) + 1) for m in members]
+    available = (np.array(content)[:, kinds] > 0).sum(0).tolist()
+    if min(available) < 2:
+        poor = int(kinds[int(np.argmin(available))])
+        msg = f"condition number {poor} has {min(available)} held-out groups: at least 2 are needed"
         raise InputError(msg, "Give real images of more patients.")
-    first, second = (np.concatenate(part) for part in parts)
-    return first, second
+    parts: list[list[Array]] = [[] for _ in range(min(FOLDS, *available))]
+    counts = np.zeros((len(parts), int(kinds[-1]) + 1))
+    for number in np.random.default_rng(seed).permutation(len(members)):
+        fold = int((counts @ content[number]).argmin())
+        parts[fold].append(members[number])
+        counts[fold] += content[number]
+    return [np.concatenate(part) for part in parts]
 
 
 def _accuracy(hits: Array, condition: Array, seed: int) -> tuple[float, float, float]:

@@ -104,8 +104,9 @@ def measure(
         seed=seed, repeats=repeats,
     )  # fmt: skip
     if train is not None:
+        turned = [extractor(images, device=device) for images in symmetric(train.images)]
         metrics["copy_rate"], result["nearest_training"] = _copies(
-            features, real.groups, copy_quantile, seed
+            features, np.concatenate([features["train"], *turned]), real.groups, copy_quantile, seed
         )
     left_out: dict[str, str] = {}
     if diversity_pairs:
@@ -209,16 +210,37 @@ def _refuse_leakage(real: ImageSet, train: ImageSet | None, features: dict[str, 
 _LEAKAGE_HINT = "Give only images of the held-out split as REAL."
 
 
+def symmetric(images: Array) -> list[Array]:
+    """Mirrored copies: pictures in all other ways they can be turned, volumes left to right.
+
+    A generator may have learned an image by heart and show it mirrored, as training did.
+    """
+    if images.ndim == 5:
+        return [images[:, :, ::-1].copy()]
+    flipped = [images[:, :, ::-1], images[..., ::-1], images[:, :, ::-1, ::-1]]
+    if images.shape[2] == images.shape[3]:
+        flipped += [image.swapaxes(2, 3) for image in (images, *flipped)]
+    return [np.ascontiguousarray(image) for image in flipped]
+
+
 def _copies(
-    features: dict[str, Array], groups: Sequence[str] | None, quantile: float, seed: int
+    features: dict[str, Array],
+    train: Array,
+    groups: Sequence[str] | None,
+    quantile: float,
+    seed: int,
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """The copy rate, and each synthetic image's nearest training image."""
-    near, index = nearest(features["fake"], features["train"])
-    reference, _ = nearest(features["real"], features["train"])
+    """The copy rate, and each synthetic image's nearest training image, mirrored or not.
+
+    ``train`` holds the features of all training images, then of all their mirrored copies.
+    """
+    near, index = nearest(features["fake"], train)
+    reference, _ = nearest(features["real"], train)
     found = copy_rate(near, reference, groups=groups, quantile=quantile, seed=seed)
+    count = len(features["train"])
     row = {
         "value": found.rate,
-        "n": [len(reference), len(near), len(features["train"])],
+        "n": [len(reference), len(near), count],
         "interval": list(found.interval),
         "floor": found.held_out_rate,
         "quantile": quantile,
@@ -227,7 +249,7 @@ def _copies(
         "p_value": found.p_value,
         "better": LOWER,
     }
-    return row, {"index": index.tolist(), "distance": [float(d) for d in near]}
+    return row, {"index": (index % count).tolist(), "distance": [float(d) for d in near]}
 
 
 def _diversity(

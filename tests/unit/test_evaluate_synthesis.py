@@ -9,12 +9,13 @@ from torch import nn
 
 from medgen.errors import InputError, LeakageError
 from medgen.features import FeatureExtractor
-from medgen.tasks.classifier import class_accuracy, logistic_regression, two_folds
+from medgen.tasks.classifier import class_accuracy, folds_of, logistic_regression
 from medgen.tasks.evaluate_synthesis import (
     ImageSet,
     compare,
     measure,
     refuse_other_extractor,
+    symmetric,
 )
 
 SIDE = 32
@@ -98,8 +99,8 @@ def test_class_accuracy_follows_the_conditions_asked_for():
     real, fake = pictures(80, 0), pictures(40, 1)
     swapped = ImageSet(fake.images, 1 - fake.condition)
     features = {"real": EXTRACTOR(real.images), "fake": EXTRACTOR(fake.images)}
-    right = class_accuracy(real, fake, features, steps=25)
-    wrong = class_accuracy(real, swapped, features, steps=25)
+    right = class_accuracy(real, fake, features, steps=20)
+    wrong = class_accuracy(real, swapped, features, steps=20)
     for name in ("class_accuracy", "class_accuracy_features"):
         assert right[name]["value"] + wrong[name]["value"] == pytest.approx(1)
         assert right[name]["floor"] == wrong[name]["floor"]
@@ -122,17 +123,31 @@ def test_logistic_regression_is_scikit_learns():
 
 
 def test_folds_keep_patients_together_and_have_every_condition():
-    condition = np.array([0] * 30 + [1] * 10)
-    groups = [str(n // 3) for n in range(40)]
-    one, two = two_folds(condition, groups, 0)
+    condition = np.array([0] * 30 + [1] * 12)
+    groups = [str(n // 3) for n in range(42)]
+    folds = folds_of(condition, groups, 0)
     names = np.asarray(groups)
-    assert sorted([*one, *two]) == list(range(40))
-    assert not set(names[one]) & set(names[two])
-    assert set(condition[one]) == set(condition[two]) == {0, 1}
+    assert len(folds) == 4
+    assert sorted(np.concatenate(folds)) == list(range(42))
+    for number, fold in enumerate(folds):
+        others = np.concatenate([f for n, f in enumerate(folds) if n != number])
+        assert not set(names[fold]) & set(names[others])
+        assert set(condition[fold]) == {0, 1}
+    assert len(folds_of(np.array([0, 0, 0, 1, 1]), None, 0)) == 2
     with pytest.raises(InputError, match="at least two conditions"):
-        two_folds(np.zeros(8, int), None, 0)
-    with pytest.raises(InputError, match="condition number 1 has too few"):
-        two_folds(np.array([0, 0, 0, 1]), None, 0)
+        folds_of(np.zeros(8, int), None, 0)
+    with pytest.raises(InputError, match="condition number 1 has 1 held-out groups"):
+        folds_of(np.array([0, 0, 0, 1]), None, 0)
+
+
+def test_a_mirrored_or_turned_copy_is_a_copy():
+    real, train = pictures(80, 0), pictures(70, 3)
+    turned = np.concatenate([train.images[:20, :, ::-1], train.images[20:40].swapaxes(2, 3)])
+    found = measure(real, ImageSet(turned), train, EXTRACTOR, **QUICK)
+    assert found["metrics"]["copy_rate"]["value"] > 0.9
+    assert found["nearest_training"]["index"] == list(range(40))
+    assert len(symmetric(train.images)) == 7 and len(symmetric(train.images[..., :16])) == 3
+    assert len(symmetric(np.zeros((2, 1, 8, 8, 8)))) == 1
 
 
 def test_a_held_out_image_or_patient_among_the_training_images_is_leakage():
