@@ -119,9 +119,14 @@ class AnnotatedBrain(LabelMapSource):
         )
         self.reach, self.image_size = config.reach, config.size
         self.label_count = len(LABELS)
+        # Images are drawn without end: what is counted are label maps, each good for everything.
+        training, held_out = len(self.subjects), len(self.validation_subjects)
         self.facts = {
-            "groups": len(self.subjects),
-            "held_out_groups": len(self.validation_subjects),
+            "images": training,
+            "held_out_images": held_out,
+            "groups": training,
+            "held_out_groups": held_out,
+            "conditions": dict.fromkeys(self.condition_names, training),
             "labels": LABELS,
             "hashed_ids": sorted(
                 hashlib.sha256(name.encode()).hexdigest() for name in self.subject_names
