@@ -151,11 +151,13 @@ def pack(
         Path, typer.Argument(metavar="RECIPE", help="YAML that describes the package.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new package.")],
-    data: Annotated[
-        Path | None,
+    changes: Annotated[
+        list[str] | None,
         typer.Option(
-            help="Where the training data lie now, if not where the configuration says.",
-            metavar="FOLDER",
+            "--set",
+            help="Where the training data lie now, if not where the configuration says: "
+            "data.folder=FOLDER.",
+            metavar="KEY=VALUE",
         ),
     ] = None,
     overwrite: options.Overwrite = False,
@@ -174,7 +176,9 @@ def pack(
 
     wanted = read_recipe(recipe)
     with progress_bar("packing") as show:
-        package = make_package(run, wanted, output, data=data, overwrite=overwrite, progress=show)
+        package = make_package(
+            run, wanted, output, changes=changes or (), overwrite=overwrite, progress=show
+        )
     text = f"{package.manifest.name} {package.manifest.version}: {package.folder}"
     stdout().print(escape(text), soft_wrap=True)
     if package.calibration:

@@ -29,15 +29,18 @@ class TrainingImages:
     features: NDArray[np.float64]
     held_out: NDArray[np.float64]
 
-    def nearest(self, images: NDArray[np.float32]) -> list[dict[str, float | None]]:
+    def nearest(
+        self, images: NDArray[np.float32], device: str = "cpu"
+    ) -> list[dict[str, float | None]]:
         """For each image ``(N, C, *spatial)`` in -1..1 its ``distance`` and ``percentile``.
 
         The percentile is the part of held-out real images, in per cent, that lie as near to a
         training image or nearer: a small one means that the image may be a copy.
         """
-        from medgen.metrics.synthesis import nearest
+        from scipy.spatial.distance import cdist
 
-        distances, _ = nearest(self.extract(images), self.features)
+        found = self.extract(images, device=device)
+        distances = cdist(found, self.features).min(axis=1)
         return [
             {
                 "nearest_training_distance": float(f"{distance:.6g}"),

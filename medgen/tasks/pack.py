@@ -7,7 +7,7 @@ for; the rest is in :mod:`~medgen.tasks.pack_detection`, :mod:`~medgen.tasks.pac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def pack(
     recipe: Recipe,
     output: Path,
     *,
-    data: Path | None = None,
+    changes: Sequence[str] = (),
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelPackage:
@@ -64,7 +64,8 @@ def pack(
         run: Folder that ``medgen train`` wrote.
         recipe: What the package says and how it is used.
         output: The package's folder.
-        data: Where the training data lie now, if not where the run's configuration says.
+        changes: ``data.KEY=VALUE``: where the training data lie now, if not where the run's
+            configuration says.
         overwrite: Replace an existing package.
         progress: Called with (done, total) parts of the work.
 
@@ -74,4 +75,4 @@ def pack(
     if output.exists() and not overwrite:
         raise InputError(f"{output} exists already", "Choose another name, or use --overwrite.")
     make = next(make for kind, make in TASKS.values() if isinstance(recipe, kind))
-    return make(open_run(run, data), recipe, output, overwrite=overwrite, progress=progress)
+    return make(open_run(run, changes), recipe, output, overwrite=overwrite, progress=progress)

@@ -11,7 +11,14 @@ import numpy as np
 from medgen.errors import InputError
 from medgen.manifest import Contract
 from medgen.package import ModelPackage, save_package
-from medgen.tasks.pack_recipe import Recipe, Run, data_table, metrics_table, training_section
+from medgen.tasks.pack_recipe import (
+    Recipe,
+    Run,
+    data_table,
+    metrics_table,
+    training_section,
+    with_facts,
+)
 
 GOLDEN_SIZE = 64
 
@@ -38,6 +45,12 @@ def pack_extractor(
     """
     if not hasattr(run.method, "features"):
         raise InputError(f"method {run.config.method!r} measures no features of images")
+    # Sets in the order of the configuration; the recipe names them in the same order.
+    sets = [*run.record.get("source", {}).get("sets", {}).values()]
+    data = recipe.training_data
+    if len(sets) == len(data):
+        data = tuple(with_facts(d, facts) for d, facts in zip(data, sets, strict=True))
+    recipe = recipe.model_copy(update={"training_data": data})
     described: dict[str, Any] = {
         **recipe.described(), "task": "features", "contract": recipe.contract,
     }  # fmt: skip

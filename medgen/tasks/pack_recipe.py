@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,15 +52,16 @@ class Run:
     method: Any
 
 
-def open_run(folder: Path, data: Path | None = None) -> Run:
+def open_run(folder: Path, changes: Sequence[str] = ()) -> Run:
     """Open a finished run.
 
     Args:
         folder: That ``medgen train`` wrote.
-        data: Where its training data lie now, if not where the configuration says.
+        changes: ``data.KEY=VALUE``: where the training data lie now, if not where the
+            configuration says.
 
     Raises:
-        InputError: The run is unfinished or damaged.
+        InputError: The run is unfinished or damaged, or a change is malformed.
     """
     from safetensors.torch import load_file
 
@@ -66,8 +69,7 @@ def open_run(folder: Path, data: Path | None = None) -> Run:
 
     record = _record_of(folder)
     config = TrainingConfig.model_validate(record["config"])
-    if data is not None:
-        config = config.model_copy(update={"data": {**config.data, "folder": str(data)}})
+    config = config.model_copy(update={"data": _changed(config.data, changes)})
     method: Any = build(config.method, config.config)
     unneeded = getattr(method, "training_only", ())
     for name in unneeded:
@@ -92,6 +94,28 @@ def _record_of(run: Path) -> dict[str, Any]:
         msg = f"the training run in {run} stopped at step {record.get('step')} before its end"
         raise InputError(msg, "Finish it with `medgen train --resume`.")
     return record
+
+
+def _changed(data: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Settings of the data with other places; what was learned from them cannot change."""
+    found: dict[str, Any] = copy.deepcopy(dict(data))
+    for change in changes:
+        key, equals, value = change.partition("=")
+        start, *inner = key.split(".")
+        if start != "data" or not inner or not equals:
+            raise InputError(f"--set must be data.KEY=VALUE, got {change!r}")
+        *outer, last = inner
+        place = found
+        for name in outer:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return found
+
+
+def with_facts(data: TrainingData, facts: Mapping[str, Any]) -> TrainingData:
+    """A data set with a hash for every group trained on, so that leakage can be seen."""
+    hashes = tuple(facts.get("hashed_ids", ()))
+    return data.model_copy(update={"hashed_ids": hashes, "cases": len(hashes)}) if hashes else data
 
 
 def training_section(recipe: Recipe, record: dict[str, Any]) -> str:

@@ -19,11 +19,18 @@ from pydantic import Field
 
 from medgen.config import Config
 from medgen.errors import InputError
-from medgen.manifest import Extractor, Synthesis, TrainingData
+from medgen.manifest import Extractor, Synthesis
 from medgen.package import ATTRIBUTES, TRAINING_FEATURES, ModelPackage, save_package
 from medgen.tasks.latents import Code, Sample, draw
 from medgen.tasks.nearest import feature_arrays
-from medgen.tasks.pack_recipe import Recipe, Run, data_table, metrics_table, training_section
+from medgen.tasks.pack_recipe import (
+    Recipe,
+    Run,
+    data_table,
+    metrics_table,
+    training_section,
+    with_facts,
+)
 from medgen.tasks.sampling import has_styles, render, to_style
 from medgen.training.config import validated
 
@@ -105,7 +112,11 @@ def pack_generator(
         **recipe.described(),
         "task": "synthesize",
         "synthesis": synthesis,
-        "training_data": _with_facts(recipe.training_data, run.record.get("source", {})),
+        # The first data set is the one of the run; others went into its label maps or shapes.
+        "training_data": (
+            *(with_facts(d, run.record.get("source", {})) for d in recipe.training_data[:1]),
+            *recipe.training_data[1:],
+        ),
     }
     shared: dict[str, Any] = {
         "golden": _golden(method), "arrays": arrays, "half_precision": True, **described,
@@ -214,14 +225,6 @@ def _picture(package: ModelPackage) -> bytes:
     file = io.BytesIO()
     draw_sheet(synthesize(package, n=SHOWN, device="cpu"), file)
     return file.getvalue()
-
-
-def _with_facts(data: tuple[TrainingData, ...], facts: dict[str, Any]) -> tuple[TrainingData, ...]:
-    """The first data set with a hash for every group trained on, so that leakage can be seen."""
-    hashes = tuple(facts.get("hashed_ids", ()))
-    if not data or not hashes:
-        return data
-    return (data[0].model_copy(update={"hashed_ids": hashes, "cases": len(hashes)}), *data[1:])
 
 
 def _card(

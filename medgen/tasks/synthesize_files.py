@@ -159,7 +159,7 @@ def _write_all(
         for block in made.blocks():
             distances = [UNKNOWN] * len(block)
             if isinstance(near, TrainingImages):
-                distances = near.nearest(np.stack([one.image for one in block]))
+                distances = near.nearest(np.stack([one.image for one in block]), made.maker.device)
             waiting.append(
                 [
                     (pool.submit(writer.write, one), far)

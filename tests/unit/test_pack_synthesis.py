@@ -168,8 +168,10 @@ def test_data_that_have_moved_are_found_where_they_are_said_to_be(
     (moved / "training.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="nowhere"):
         pack(moved, recipe, tmp_path / "out")
-    again = pack(moved, recipe, tmp_path / "out" / "tiny-colon", data=data)
+    again = pack(moved, recipe, tmp_path / "out" / "tiny-colon", changes=[f"data.folder={data}"])
     assert again.manifest.sha256 == package.manifest.sha256
+    with pytest.raises(InputError, match=r"data\.KEY=VALUE"):
+        pack(moved, recipe, tmp_path / "out2", changes=["config.latent=3"])
 
 
 def test_recipes_that_do_not_fit(run: Path, recipe: Recipe, tmp_path: Path) -> None:
