@@ -12,6 +12,7 @@ from medgen.cli.console import NORMAL, Settings, configure, print_json, say, std
 
 EPILOG = (
     "**Examples**\n\n"
+    "medgen train configs/gan/hinge.yaml -o runs/mine --set data.folder=MY_IMAGES\n\n"
     "medgen train configs/brain-mr.yaml -o runs/brain-mr\n\n"
     "medgen train configs/brain-mr.yaml -o runs/brain-mr --resume\n\n"
     "medgen train configs/baselines/brain-vae.yaml -o runs/vae --set data.folder=label_maps"
@@ -46,10 +47,13 @@ def train(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a method on synthesised anatomy.
+    """Train any method: on your own folder of images, with or without labels, or on synthesised
+    anatomy.
 
     Writes weights.safetensors, training.json, log.jsonl, run.json, image grids and a checkpoint
-    to resume from. A resumed run ends bit for bit where an uninterrupted one does.
+    to resume from. A resumed run ends bit for bit where an uninterrupted one does. Warns when a
+    generator collapses, stalls or is overpowered, and says what to change. --dry-run checks
+    settings and data, and counts the images.
     """
     configure(quiet=quiet, verbose=verbose, debug=debug)
     from medgen.devices import check_device_name
@@ -58,7 +62,9 @@ def train(
     check_device_name(device)
     settings = read_config(config, changes or ())
     if dry_run:
-        print_json(settings.model_dump(mode="json"))
+        from medgen.tasks.train import dry_run as look
+
+        print_json(look(settings))
         return
     from rich.markup import escape
 
@@ -72,11 +78,16 @@ def train(
     )  # fmt: skip
     if json:
         print_json({"folder": str(output), "step": result.step, "finished": result.finished,
-                    "metrics": result.metrics})  # fmt: skip
+                    "metrics": result.metrics, "warnings": result.warnings})  # fmt: skip
         return
     state = "Finished" if result.finished else "Stopped; go on with --resume"
     weights = escape(str(output / "weights.safetensors"))
     stdout().print(f"{state} at step {result.step}. Weights: {weights}", soft_wrap=True)
     for name, value in result.metrics.items():
-        if name.startswith(("loss/", "validation/", "images_per_s")):
+        if name.startswith(("loss/", "validation/", "health/", "images_per_s")):
             stdout().print(f"  {name}  {value:.4g}")
+    for warning in result.warnings:
+        stdout().print(
+            f"Warning from step {warning['step']}: {warning['message']}. {warning['remedy']}",
+            style="yellow", markup=False, soft_wrap=True,
+        )  # fmt: skip

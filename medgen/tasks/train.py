@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medgen.run_record import fingerprint, run_record, timed
 from medgen.tasks.detect_files import write_json
@@ -67,3 +67,28 @@ def train(
     except OSError as error:
         raise cannot_write(output, error) from error
     return result
+
+
+def dry_run(settings: TrainingConfig) -> dict[str, Any]:
+    """All settings, and what the data are made of, if they are files: ``source``.
+
+    Raises:
+        InputError: Settings and data do not fit together, as training would find.
+    """
+    from medgen.training.config import DRAWN
+
+    values: dict[str, Any] = settings.model_dump(mode="json")
+    if settings.data.get("kind") in DRAWN:
+        return values
+    from medgen.training.batches import build_source
+    from medgen.training.loop import build_method
+
+    facts = getattr(build_source(settings, build_method(settings)), "facts", {})
+    return values | {"source": _without_ids(facts)}
+
+
+def _without_ids(facts: Any) -> Any:
+    """Facts about data without the long lists of hashed groups, which training.json keeps."""
+    if not isinstance(facts, dict):
+        return facts
+    return {name: _without_ids(v) for name, v in facts.items() if name != "hashed_ids"}

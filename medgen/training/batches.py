@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -85,6 +85,19 @@ def build_source(config: TrainingConfig, method: Any) -> Source:
     source: Source = cls(settings)
     _require_fit(kind, source, method)
     return source
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """What a set of images is made of, or several sets are, in one line."""
+    if "sets" in facts:
+        parts = (f"{name}: {in_words(own)}" for name, own in facts["sets"].items() if own)
+        return "; ".join(parts)
+    conditions = ", ".join(f"{name} {count}" for name, count in facts["conditions"].items())
+    return (
+        f"{facts['images']} images of {facts['groups']} groups to train on"
+        f"{f' ({conditions})' if conditions else ''}, "
+        f"{facts['held_out_images']} of {facts['held_out_groups']} held out"
+    )
 
 
 def can_sample(method: Any) -> bool:

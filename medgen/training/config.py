@@ -58,6 +58,9 @@ class TrainingConfig(Config):
     tensorboard: bool = Field(False, description="also write TensorBoard events")
 
 
+# Kinds of data that are drawn while training runs, so that there is nothing to count beforehand.
+DRAWN = frozenset({"label_maps", "phantoms", "mixture", "annotated_brain"})
+
 # A run may be continued with other values of these: none changes what a step computes, except
 # that more steps or minutes stretch the schedule.
 CHANGEABLE = frozenset(

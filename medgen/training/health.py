@@ -173,8 +173,8 @@ class Health:
         pairs = torch.ones(len(fake), len(fake), dtype=torch.bool, device=fake.device).triu(1)
         if self._condition is not None:
             pairs &= self._condition[:, None] == self._condition
-        between = torch.cdist(fake, fake)[pairs], torch.cdist(self._real, self._real)[pairs]
-        made, real = (float(distances.mean()) if pairs.any() else 0.0 for distances in between)
+        between = distances(fake, fake)[pairs], distances(self._real, self._real)[pairs]
+        made, real = (float(found.mean()) if pairs.any() else 0.0 for found in between)
         return made / real if real > 0 else math.inf
 
     def _lasts(self, kind: str, wrong: bool, times: int, step: int | None = None) -> bool:
@@ -195,6 +195,11 @@ def reduced(images: Tensor) -> Tensor:
     return pool(images.detach().float(), size).flatten(1)
 
 
+def distances(first: Tensor, second: Tensor) -> Tensor:
+    """Euclidean distances ``(N, M)`` of vectors, exact where they are small."""
+    return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def precision_and_coverage(real: Tensor, fake: Tensor) -> tuple[float, float]:
     """How many fake vectors lie near real ones, and how many real ones have a fake one near.
 
@@ -207,8 +212,8 @@ def precision_and_coverage(real: Tensor, fake: Tensor) -> tuple[float, float]:
         fake: ``(M, features)``.
     """
     neighbours = min(NEIGHBOURS, len(real) - 1)
-    between = torch.cdist(real, real)
+    between = distances(real, real)
     # The nearest is the vector itself.
     radius = between.kthvalue(neighbours + 1, dim=1).values.clamp(min=LEAST_RADIUS * between.mean())
-    near = torch.cdist(real, fake) <= radius[:, None]
+    near = distances(real, fake) <= radius[:, None]
     return float(near.any(0).float().mean()), float(near.any(1).float().mean())

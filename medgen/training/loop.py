@@ -8,6 +8,7 @@ machine with the same number of threads; GPU kernels may add in another order).
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import shutil
 import tempfile
@@ -29,7 +30,7 @@ from medgen.devices import resolve_device
 from medgen.errors import InputError, MedgenError
 from medgen.methods import method_class, registered
 from medgen.run_record import versions
-from medgen.training.batches import Batch, batches, build_source, can_sample
+from medgen.training.batches import Batch, batches, build_source, can_sample, in_words
 from medgen.training.checkpoint import (
     Position,
     load_checkpoint,
@@ -54,6 +55,7 @@ FOLDERS = ("images", "tensorboard")
 FETCH_EVERY = 10
 
 Item = TypeVar("Item")
+logger = logging.getLogger(__name__)
 ZERO = torch.zeros(())
 
 
@@ -113,6 +115,8 @@ def train(
         _allow_fast_numbers(config, device)
         method = build_method(config)
         run = _Run(config, method, output, start, device)
+        if hasattr(run.source, "facts"):
+            logger.info("Data: %s", in_words(run.source.facts))
         _prepare_folder(output, overwrite)
         if resume:
             load_checkpoint(output / CHECKPOINT, method, run.average, run.optimizers)
@@ -267,7 +271,7 @@ class _Run:
             torch._foreach_lerp_(averages, weights, 1 - decay)
         current = dict(self.method.named_buffers())
         for name, average in self.average.named_buffers():
-            average.copy_(current[name])
+            average.copy_(current[name], non_blocking=True)
 
     def check_finite(self, values: Mapping[str, float], step: int, monitor: Monitor) -> None:
         """Stop before a number that is not finite gets into a checkpoint."""
@@ -376,7 +380,10 @@ def _averaged(method: Any) -> Any:
 def _on_cpu(steps: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Values of several steps as numbers, with one transfer for all."""
     tensors = [v.detach().float() for step in steps for v in step.values() if torch.is_tensor(v)]
-    numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+    if not tensors:
+        return steps
+    device = max((tensor.device for tensor in tensors), key=lambda found: found.type != "cpu")
+    numbers = iter(torch.stack([tensor.to(device).reshape(()) for tensor in tensors]).tolist())
     return [
         {name: next(numbers) if torch.is_tensor(v) else float(v) for name, v in step.items()}
         for step in steps
