@@ -145,9 +145,10 @@ class SelfSup(nn.Module):
             raise InputError("this feature extractor was packaged without what training needs")
         vectors = self.features(views)
         first, second = self.projector(vectors).float().chunk(2)
-        invariance = F.mse_loss(first, second)
-        variance = _spread_loss(first) + _spread_loss(second)
-        covariance = _shared_loss(first) + _shared_loss(second)
+        with torch.autocast(views.device.type, enabled=False):
+            invariance = F.mse_loss(first, second)
+            variance = _spread_loss(first) + _spread_loss(second)
+            covariance = _shared_loss(first) + _shared_loss(second)
         config = self.config
         loss = (
             config.invariance * invariance
@@ -161,11 +162,13 @@ class SelfSup(nn.Module):
     @torch.no_grad()
     def view(self, image: Tensor) -> Tensor:
         """A random view of each image, ``(B, 3, view_size, view_size)``, -1..1, drawn at once."""
-        image = _placed(image.float(), self.view_size, self.config.smallest_crop)
-        image = _coloured(image, self.config.colour)
-        image = _sharpened(image, self.config.blur)
-        deviation = self.config.noise * _uniform(image, 0, 1)
-        return (image + deviation * torch.randn_like(image)).clamp(-1, 1)
+        # In half precision, pixels would be moved by whole steps of their grid.
+        with torch.autocast(image.device.type, enabled=False):
+            image = _placed(image.float(), self.view_size, self.config.smallest_crop)
+            image = _coloured(image, self.config.colour)
+            image = _sharpened(image, self.config.blur)
+            deviation = self.config.noise * _uniform(image, 0, 1)
+            return (image + deviation * torch.randn_like(image)).clamp(-1, 1)
 
 
 def _projector(inputs: int, width: int) -> nn.Module:

@@ -71,6 +71,17 @@ def test_views_have_the_size_and_range_and_differ_from_each_other():
     assert torch.equal(first, method.view(image)), "views must depend on torch's generator alone"
 
 
+def test_views_and_losses_do_not_lose_digits_under_autocast():
+    method, image = make(), pictures()
+    torch.manual_seed(1)
+    plain = method.view(image)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(method.view(image), plain)
+        _, loss, _ = next(method.losses({"image": image}))
+    assert loss.dtype == torch.float32
+
+
 def test_a_view_that_changes_nothing_is_the_image():
     """The geometry: with a full crop and no colour, views are turned by quarters or so."""
     image = pictures(size=32)
