@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 SETTINGS = "benchmark.json"
+LONGEST_MESSAGE = 300
 OUTPUTS = ("results.json", "table.md", "index.html", "samples.png", "dice.png", "run.json")
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage", "copy_rate", "ms_ssim")
 
@@ -229,7 +230,9 @@ def _work(order: tuple[Any, ...]) -> str | None:
 
 
 def _words(error: BaseException) -> str:
-    return error.message if isinstance(error, MedgenError) else f"{type(error).__name__}: {error}"
+    """One line; torch lists every weight that does not fit."""
+    words = error.message if isinstance(error, MedgenError) else f"{type(error).__name__}: {error}"
+    return words.splitlines()[0][:LONGEST_MESSAGE]
 
 
 def summarise(results: Sequence[dict[str, Any]], suite: str) -> list[dict[str, Any]]:
