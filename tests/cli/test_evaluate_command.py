@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from evaluation_cases import annotated_folder, made_folder, real_folder
 from tiny_packages import save_features
 
 from medgen.run_record import hash_file
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from evaluation_cases import annotated_folder, made_folder, real_folder
 
 QUICK = ("--features", "tiny-features", "--classifier-steps", 4, "--device", "cpu")
 
