@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_packages import save_features
 
 from medgen.errors import InputError, LeakageError
 from medgen.methods import build
@@ -25,7 +26,6 @@ from medgen.tasks.benchmark_plan import (
     planned,
 )
 from medgen.tasks.benchmark_synthesis import Benchmark, benchmark, summarise
-from tests.tiny_packages import save_features
 
 PATIENTS, SLICES, EDGE = 6, 10, 16
 
