@@ -24,9 +24,17 @@ Row = Mapping[str, Any]
 class BenchmarkLike(Protocol):
     """What is drawn; see :class:`medgen.tasks.benchmark_synthesis.Benchmark`."""
 
-    rows: list[dict[str, Any]]
-    facts: dict[str, Any]
-    failed: dict[str, str]
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each baseline and method."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Of the data and the settings."""
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Message of each cell that did not work."""
 
 
 def write_report(found: BenchmarkLike, samples: Mapping[str, Path], folder: Path) -> None:
