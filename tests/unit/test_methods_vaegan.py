@@ -76,7 +76,7 @@ def test_the_encoder_pays_for_its_distance_from_the_prior(beta: float) -> None:
 def test_it_learns_to_copy_and_to_tell_conditions_apart() -> None:
     method, batch = make(latent=16, learning_rate=2e-3), discs(8)
     optimizers = method.train().optimizers()
-    for _ in range(60):
+    for _ in range(120):
         for name, loss, _ in method.losses(batch):
             optimizers[name].zero_grad()
             loss.backward()
