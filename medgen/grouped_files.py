@@ -101,10 +101,13 @@ def split(config: SetConfig, find: Finder) -> tuple[list[Item], list[Item]]:
         found = [pair for pair in every if _stem(pair[0]) not in config.exclude]
         unknown -= {_stem(path) for path, _ in every}
         if not found:
-            raise InputError(
-                f"there are no images in {folder}",
-                f"Expected {', '.join(PICTURES)} for 2-D or {', '.join(VOLUMES)} for 3-D.",
-            )
+            deeper = [
+                path.name for path in sorted(folder.iterdir()) if path.is_dir() and find(path)
+            ]
+            hint = f"Expected {', '.join(PICTURES)} for 2-D or {', '.join(VOLUMES)} for 3-D."
+            if deeper:
+                hint = f"Its subfolders {', '.join(deeper)} have some: set data.conditions to null."
+            raise InputError(f"there are no images in {folder}", hint)
         rows = _read_groups(folder)
         for path, labels in found:
             group, side = _group(path, rows, config.group_pattern)

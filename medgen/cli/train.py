@@ -12,7 +12,7 @@ from medgen.cli.console import NORMAL, Settings, configure, print_json, say, std
 
 EPILOG = (
     "**Examples**\n\n"
-    "medgen train configs/gan/hinge.yaml -o runs/mine --set data.folder=MY_IMAGES\n\n"
+    "medgen train configs/gan/stylegan2.yaml -o runs/mine --set data.folder=IMAGES\n\n"
     "medgen train configs/brain-mr.yaml -o runs/brain-mr\n\n"
     "medgen train configs/brain-mr.yaml -o runs/brain-mr --resume\n\n"
     "medgen train configs/baselines/brain-vae.yaml -o runs/vae --set data.folder=label_maps"
