@@ -160,14 +160,14 @@ def _read_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _read_labels(path: Path) -> NDArray[np.uint8]:
-    from medgen.io import read
-
     if path.name.lower().endswith(PICTURES):
         from medgen.io.raster import read_raster
 
         voxels = read_raster(path, allow_constant=True).voxels
     else:
-        volume = read(path, allow_constant=True)
+        from medgen.io.nifti import read_nifti
+
+        volume = read_nifti(path, allow_constant=True)
         voxels = right_front_up(volume.voxels, volume.affine)
     return _whole(voxels, path)
 

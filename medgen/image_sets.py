@@ -73,8 +73,6 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8], float]:
     Raises:
         InputError: Damaged, or a picture of more than 8 bits.
     """
-    from medgen.io import read
-
     if path.name.lower().endswith(PICTURES):
         from medgen.io.raster import read_raster
 
@@ -85,7 +83,9 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8], float]:
                 "Save it as 8 bits, with the window you want to see.",
             )
         return voxels, 1.0
-    volume = read(path)
+    from medgen.io.nifti import read_nifti
+
+    volume = read_nifti(path)
     voxels = right_front_up(volume.voxels, volume.affine)
     low, high = np.percentile(voxels, PERCENTILES)
     scaled = (voxels.astype(np.float32) - low) / max(float(high - low), 1e-6)
