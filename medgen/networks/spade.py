@@ -112,12 +112,11 @@ class SpadeGenerator(nn.Module):
     ) -> None:
         super().__init__()
         grid = tuple(n // 2 ** (len(features) - 1) for n in size)
-        self.style = nn.Sequential(
-            nn.Linear(latent + conditions, hidden),
-            nn.LeakyReLU(0.2),
-            nn.Linear(hidden, hidden),
-            nn.LeakyReLU(0.2),
-        )
+        self.of_latent = nn.Linear(latent, hidden)
+        # Standard normal at first, so stronger than the latent: what the condition can tell, the
+        # style is not to tell.
+        self.of_condition = nn.Parameter(torch.randn(conditions, hidden))
+        self.style = nn.Sequential(nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2))
         self.seed = nn.Sequential(
             nn.Linear(hidden, SEED * prod(grid)), nn.Unflatten(1, (SEED, *grid))
         )
@@ -134,7 +133,7 @@ class SpadeGenerator(nn.Module):
             latent: ``(B, latent)``.
             condition: One-hot ``(B, conditions)``.
         """
-        style = self.style(torch.cat([latent, condition], dim=1))
+        style = self.style(self.of_latent(latent) + condition @ self.of_condition)
         features = self.first(self.seed(style))
         for number, block in enumerate(self.blocks):
             if number:
