@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from medgen.cli import app
@@ -97,3 +99,54 @@ def test_bad_usage_is_explained(
     assert code == 2
     assert message in " ".join(errors.split())
     assert not (tmp_path / "run").exists()
+
+
+GAN = """
+name: tiny
+method: dcgan
+config: {image_size: [16, 16], width: 4, latent: 4, conditions: 2, conditioning: projection}
+data: {kind: images}
+steps: 2
+batch_size: 4
+"""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for name in ("cancer", "benign"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = np.add.outer(np.arange(16), np.arange(16) * number) + len(name)
+            path = tmp_path / "images" / name / f"{number}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def test_any_folder_of_images_with_one_command(tmp_path: Path, images: Path) -> None:
+    (tmp_path / "gan.yaml").write_text(GAN)
+    words = [tmp_path / "gan.yaml", "-o", tmp_path / "run", "--set", f"data.folder={images}"]
+    code, shown, errors = medgen(*words, "--dry-run")
+    assert code == 0, errors
+    source = json.loads(shown)["source"]
+    assert source["conditions"] == {"benign": 5, "cancer": 5}
+    assert (source["images"], source["held_out_images"]) == (10, 2)
+    assert "hashed_ids" not in source
+    assert not (tmp_path / "run").exists()
+    code, shown, errors = medgen(*words, "--device", "cpu")
+    assert code == 0, errors
+    assert "10 images of 5 groups to train on (benign 5, cancer 5), 2 of 1 held out" in errors
+    assert "health/diversity" in shown
+    assert (tmp_path / "run" / "images" / "step-0000002.png").is_file()
+
+
+def test_a_dry_run_finds_what_training_would(tmp_path: Path, images: Path) -> None:
+    (tmp_path / "gan.yaml").write_text(GAN)
+    words = [tmp_path / "gan.yaml", "-o", tmp_path / "run", "--dry-run"]
+    code, _, errors = medgen(*words)
+    assert code == 2
+    assert "data.folder is not set" in errors
+    (images / "benign" / "3.png").write_bytes(b"no picture")
+    code, _, errors = medgen(*words, "--set", f"data.folder={images}")
+    assert code == 2
+    assert "3.png is damaged" in errors.replace("\n", "")
+    assert "Traceback" not in errors
