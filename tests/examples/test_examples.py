@@ -14,6 +14,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LISTED = {
     "baseline_on_a_phantom.py": "average precision",
     "cohort_of_phantoms.py": "cases done",
+    "gan_in_the_plane.py": "modes covered",
     "where_is_it.py": "distance",
 }
 

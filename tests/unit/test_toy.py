@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from mixture_modes import trial
+
 from medgen.errors import InputError
 from medgen.toy import MixtureConfig, MixtureSource
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 
 def test_points_lie_on_the_ring_and_batches_are_a_function_of_their_number() -> None:
@@ -40,3 +42,15 @@ def test_coverage_counts_the_modes_that_hold_their_share(hit: int) -> None:
 def test_a_point_is_an_image_of_one_pixel() -> None:
     with pytest.raises(InputError, match="1, 1"):
         MixtureSource(MixtureConfig(size=(2, 2)))
+
+
+@pytest.mark.slow
+def test_a_penalised_pair_covers_the_ring_and_a_hasty_generator_collapses() -> None:
+    """The benchmark in small; the failure is planted: a generator 100 times faster."""
+    fair, points = trial({"penalty": "r1", "penalty_weight": 0.1, "width": 128}, 0, 900)
+    assert fair.modes >= 7
+    assert fair.near > 0.15
+    hasty = {"loss": "hinge", "generator_rate": 1e-2, "critic_rate": 1e-4}
+    failed, collapsed = trial(hasty, 0, 400)
+    assert failed.modes <= 1
+    assert torch.pdist(collapsed[:200]).median() < 0.2 * torch.pdist(points[:200]).median()
