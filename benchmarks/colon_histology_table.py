@@ -70,6 +70,16 @@ def load_run(name: str, folder: Path, device: str) -> tuple[Run, dict[str, Any]]
     return run, config
 
 
+def refuse_other_splits(configs: list[dict[str, Any]]) -> None:
+    """Runs that hold out other images may have seen those they are measured against."""
+    keys = ("conditions", "validation_fraction", "group_pattern", "exclude", "size", "channels")
+    splits = [{key: config["data"].get(key) for key in keys} for config in configs]
+    for split in splits[1:]:
+        different = [key for key in keys if split[key] != splits[0][key]]
+        if different:
+            raise InputError(f"the runs were trained with different data.{different[0]}")
+
+
 def untrained(config: dict[str, Any], device: str) -> Run:
     """The first run's generator with random weights."""
     torch.manual_seed(0)
@@ -173,6 +183,7 @@ def main() -> None:
         name, _, folder = text.partition("=")
         loaded.append(load_run(name, Path(folder), device))
     runs, config = [run for run, _ in loaded], loaded[0][1]
+    refuse_other_splits([config for _, config in loaded])
     runs.append(untrained(config, device))
     data = config["data"] | ({"folder": str(options.data)} if options.data else {})
     train, held_out = real_images(data, tuple(runs[0].method.image_size))
