@@ -170,11 +170,11 @@ def main() -> None:
             f"| {mean(c.near for c in found):.1%} | {row.claim} | {seconds:.0f} |"
         )
         print(lines[-1], flush=True)
-    text = "\n".join(lines) + "\n"
-    if given.output:
-        given.output.write_text(text, encoding="utf-8")
     if given.picture:
         draw(given.picture, clouds)
+        lines += ["", f"The first seed's points: `{given.picture}`."]
+    if given.output:
+        given.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

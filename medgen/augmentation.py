@@ -157,7 +157,7 @@ class AdaptiveAugment(nn.Module):
             if len(set(image.shape[2:])) > 1:  # a quarter turn would not fit into the image
                 turns = turns // 2 * 2
             angle = self._often(image, turns * (math.pi / 2), 0.0)
-            axis = F.one_hot(torch.randint(3, (batch,), device=device), 3).float()
+            axis = torch.eye(3, device=device)[torch.randint(3, (batch,), device=device)]
             matrix = matrix @ _rotation(angle, axis, dims)
         if "translation" in self.operations:
             voxels = ((2 * torch.rand_like(per_axis) - 1) * sizes / 8).round()

@@ -56,7 +56,8 @@ def halvings(image_size: Sequence[int]) -> int:
 
 def one_hot(condition: Tensor, conditions: int) -> Tensor:
     """Numbers ``(B,)`` as vectors ``(B, conditions)`` of float32."""
-    return F.one_hot(condition, conditions).float()
+    # Looked up, because F.one_hot checks its input on the host, which makes a GPU wait.
+    return torch.eye(conditions, device=condition.device)[condition]
 
 
 @contextmanager
