@@ -55,13 +55,16 @@ def write_report(found: BenchmarkLike, samples: Mapping[str, Path], folder: Path
 
 def markdown(found: BenchmarkLike) -> str:
     """The tables with what is needed to read them."""
-    lines = ["# Annotated synthesis, compared", "", *_facts(found), ""]
+    command = found.facts["command"]
+    lines = ["# Annotated synthesis, compared", "", f"`{command}`", "", *_facts(found), ""]
     lines += _markdown_table(*fidelity(found.rows))
     lines += ["", "## U-Net trained on it, Dice on held-out real patients", ""]
     lines += _markdown_table(*usefulness(found.rows))
-    lines += ["", *NOTES]
+    lines += ["", "![Dice of each method](dice.png)", "", *NOTES]
+    if any(row["training"] for row in found.rows):
+        lines += ["![Generated images](samples.png)", ""]
     lines += [f"- Failed: {cell}: {message}" for cell, message in sorted(found.failed.items())]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip() + "\n"
 
 
 NOTES = (
@@ -93,7 +96,7 @@ def _facts(found: BenchmarkLike) -> list[str]:
         f"{settings['size']} x {settings['size']} pixels, labels: "
         f"{', '.join(found.facts['labels'][1:])}. Each method trained on {budget}, "
         f"{settings['samples']} uncurated samples; U-Net {settings['segmentation_steps']} steps. "
-        f"Features: {named}.",
+        f"Features: {named}. Device: {found.facts['device']}.",
     ]
 
 
@@ -226,6 +229,7 @@ def page(found: BenchmarkLike, folder: Path) -> str:
     parts.append("<meta name=viewport content='width=device-width'>")
     parts.append(f"<title>Annotated synthesis, compared</title><style>{STYLE}</style>")
     parts.append("<h1>Annotated synthesis, compared</h1>")
+    parts.append(f"<p><code>{escape(found.facts['command'])}</code></p>")
     parts += [f"<p>{escape(line)}</p>" for line in _facts(found)]
     parts.append(_html_table(*fidelity(found.rows)))
     parts.append("<h2>Dice on held-out real patients</h2>")

@@ -111,8 +111,10 @@ def benchmark(
         failed = _run_all(cells, dataset, output, settings, device, jobs)
     results = [r for cell in cells if (r := _stored(output / cell.folder)) is not None]
     extractor = next((r["measure"]["extractor"] for r in results if "measure" in r), None)
+    command = command_line(settings, methods, seeds, jobs)
     facts = header | {
-        "device": device,
+        "command": command,
+        "device": device_name(device),
         "extractor": extractor,
         "images": pairs.facts,
         "labels": list(pairs.label_names),
@@ -127,12 +129,33 @@ def benchmark(
     write_report(found, samples, output)
     written = [output / name for name in OUTPUTS if (output / name).exists()]
     record = run_record(
-        f"benchmark synthesis DATASET -o OUT --suite {settings.suite}",
+        command.removeprefix("medgen "),
         inputs=[header["dataset"]], outputs=[path for path in written if path.name != "run.json"],
         timings=timings, device=device, seeds=seeds, jobs=jobs, failed=sorted(failed),
     )  # fmt: skip
     write_json(output / "run.json", record)
     return found
+
+
+def command_line(settings: BenchmarkSettings, methods: Sequence[str], seeds: int, jobs: int) -> str:
+    """The command that repeats a benchmark, without its paths and device."""
+    budget = f"--steps {settings.steps}"
+    if settings.minutes is not None:
+        budget = f"--minutes-per-method {settings.minutes:g}"
+    chosen = f" --methods {','.join(methods)}" if methods else ""
+    return (
+        f"medgen benchmark synthesis DATASET -o OUT --suite {settings.suite}{chosen} "
+        f"--seeds {seeds} {budget} --size {settings.size} --samples {settings.samples} "
+        f"--segmentation-steps {settings.segmentation_steps} --features {Path(settings.features).name} "
+        f"--jobs {jobs}"
+    )
+
+
+def device_name(device: str) -> str:
+    """The device for people: with the name of the card."""
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return device
 
 
 def _claim(output: Path, header: dict[str, Any], resume: bool) -> None:

@@ -209,6 +209,7 @@ def test_numbers_are_averaged_over_seeds_and_patients_and_paired():
     facts = {
         "images": dict.fromkeys(("images", "groups", "held_out_images", "held_out_groups"), 9),
         "settings": BenchmarkSettings(steps=10).model_dump(), "labels": ["background", "disc"],
+        "command": "medgen benchmark", "device": "cpu",
         "extractor": {"name": "tiny", "sha256": "abc"},
     }  # fmt: skip
     text = markdown(Benchmark(rows, facts, {}))
