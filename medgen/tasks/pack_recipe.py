@@ -143,6 +143,8 @@ def data_table(recipe: Recipe) -> str:
 
 def metrics_table(recipe: Recipe) -> str:
     """The card's table of metrics."""
+    if not recipe.metrics:
+        return "Nothing yet."
     rows = "\n".join(
         f"| {m.name} | {m.value:.3f}{_interval(m)} | {m.data} | {m.split} |" for m in recipe.metrics
     )

@@ -41,7 +41,7 @@ SAMPLES = "samples.png"
 SHOWN = 32
 GOLDEN = 2
 # Images taken of a source that draws them without end.
-DRAWN, DRAWN_HELD_OUT = 2000, 500
+DRAWN, DRAWN_HELD_OUT = 1000, 250
 
 Images = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -93,6 +93,10 @@ def pack_generator(
     method = run.method
     if not hasattr(method, "generate"):
         raise InputError(f"method {run.config.method!r} makes no images")
+    # The first data set is the one of the run; others went into its label maps or shapes.
+    first = [with_facts(data, run.record.get("source", {})) for data in recipe.training_data[:1]]
+    known = (*first, *recipe.training_data[1:])
+    recipe = recipe.model_copy(update={"training_data": known})
     report = progress or (lambda _done, _total: None)
     extract = FeatureExtractor.load(recipe.extractor)
     source: Any = build_source(run.config, method)
@@ -112,11 +116,6 @@ def pack_generator(
         **recipe.described(),
         "task": "synthesize",
         "synthesis": synthesis,
-        # The first data set is the one of the run; others went into its label maps or shapes.
-        "training_data": (
-            *(with_facts(d, run.record.get("source", {})) for d in recipe.training_data[:1]),
-            *recipe.training_data[1:],
-        ),
     }
     shared: dict[str, Any] = {
         "golden": _golden(method), "arrays": arrays, "half_precision": True, **described,

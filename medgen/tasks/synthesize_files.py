@@ -366,10 +366,13 @@ class _Pictures:
         from medgen.report.contact_sheet import contact_sheet
 
         title = f"{self.manifest.name} {self.manifest.version}"
-        shown = f"{len(self.tiles)} of {self.made.count} images, the first ones; not selected"
+        seed, number = self.made.maker.wish.seed, len(self.tiles)
+        shown = f"The first {number} of {self.made.count} images of seed {seed}, not selected."
+        if self.made.columns:
+            shown = f"{number} images in the latent space, seed {seed}."
         contact_sheet(
             self.tiles, target, title=title, columns=self.made.columns,
-            subtitle=f"{shown}. Seed {self.made.maker.wish.seed}. No patient is shown.",
+            subtitle=f"{shown} No patient is shown.",
         )  # fmt: skip
 
     def gallery(self, path: Path, reason: str | None) -> None:

@@ -41,7 +41,7 @@ function card(image) {
   if (image.distance !== null) {
     const close = image.percentile !== null && image.percentile <= 1;
     const line = element("span", `nearest ${image.distance.toPrecision(3)}` +
-      (image.percentile === null ? "" : ` · ${image.percentile} %`), close ? "close" : "");
+      (image.percentile === null ? "" : ` · ${image.percentile}\u00a0%`), close ? "close" : "");
     line.title = nearness(image);
     caption.append(line);
   }
