@@ -142,11 +142,12 @@ def command_line(settings: BenchmarkSettings, methods: Sequence[str], seeds: int
     budget = f"--steps {settings.steps}"
     if settings.minutes is not None:
         budget = f"--minutes-per-method {settings.minutes:g}"
+    features = Path(settings.features).name  # a path may name a patient
     chosen = f" --methods {','.join(methods)}" if methods else ""
     return (
         f"medgen benchmark synthesis DATASET -o OUT --suite {settings.suite}{chosen} "
         f"--seeds {seeds} {budget} --size {settings.size} --samples {settings.samples} "
-        f"--segmentation-steps {settings.segmentation_steps} --features {Path(settings.features).name} "
+        f"--segmentation-steps {settings.segmentation_steps} --features {features} "
         f"--jobs {jobs}"
     )
 
