@@ -20,7 +20,7 @@ from medgen.io.files import atomic_path
 from medgen.io.nifti import write_nifti
 from medgen.volume import Geometry
 
-WARNING = "SYNTHETIC image, made by a model. It shows no patient. Not for diagnosis."
+WARNING = "SYNTHETIC image, made by a model. Not the scan of a patient. Not for diagnosis."
 # The key of the text chunk that holds the facts as JSON.
 KEY = "medgen"
 # The NIfTI header's description has room for 79 bytes.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BACKGROUND, TEXT, MUTED, ACCENT = (11, 15, 20), (238, 242, 246), (147, 161, 176), (255, 176, 59)
 MARGIN, GAP, HEADER, CAPTION = 28, 8, 84, 22
-TILE = 128  # pixels of the longer side, at least
+TILE = 128  # pixels of the height, at least
 MOST_TILES = 64
 
 
@@ -55,7 +55,7 @@ def contact_sheet(
 
     tiles = tiles if columns else tiles[:MOST_TILES]
     height, width = tiles[0].picture.shape[:2]
-    scale = max(1, math.ceil(TILE / max(height, width)))
+    scale = max(1, math.ceil(TILE / height))
     across = columns or max(1, min(len(tiles), math.ceil(math.sqrt(len(tiles) * 1.6))))
     down = math.ceil(len(tiles) / across)
     below = CAPTION if any(tile.caption for tile in tiles) else 0

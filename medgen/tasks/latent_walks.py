@@ -182,7 +182,12 @@ def invert_images(
         found = points.invert(np.stack(pixels))
     samples = [_inverted_sample(maker, n, one) for n, one in enumerate(found)]
     residuals = ", ".join(f"{one.residual:.1f}" for one in found)
-    notes = (*points.notes, f"root mean squared difference in grey steps of 255: {residuals}")
+    imitation = "these images imitate real ones: guard them as you guard the real ones"
+    notes = (
+        *points.notes,
+        imitation,
+        f"root mean squared difference in grey steps of 255: {residuals}",
+    )
     return Synthesis(
         maker, len(samples), lambda: samples, notes=notes, timings=timings, inputs=tuple(images)
     )

@@ -265,7 +265,7 @@ def _card(
 
 {recipe.intended_use}
 
-Every image it makes is marked as synthetic in its file. It shows no patient.
+Every image it makes is marked as synthetic in its file; none is the scan of a patient.
 
 ## Limitations
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.errors import InputError
-from medgen.run_record import fingerprint, hash_file, peak_memory_gb, run_record, timed
+from medgen.run_record import fingerprint, hash_file, run_record, timed
 from medgen.tasks.detect_files import write_json
 from medgen.tasks.grids import as_picture, grid_of
 from medgen.tasks.nearest import UNKNOWN, TrainingImages, training_images
@@ -141,7 +141,6 @@ def _write(
         fallbacks=list(made.fallbacks),
         notes=[*made.notes, *writer.notes],
     )
-    record["peak_memory_gb"] = round(peak_memory_gb(), 3)
     write_json(folder / RUN, record)
 
 
@@ -153,38 +152,30 @@ def _write_all(
     progress: Progress | None,
 ) -> Iterator[dict[str, Any]]:
     """Write each image while the next are computed; yields the lines of the manifest in order."""
-    waiting: deque[list[tuple[Future[dict[str, Any]], dict[str, Any]]]] = deque()
+    reason = {"nearest_training_reason": near} if isinstance(near, str) else {}
+
+    def write(one: Made, far: dict[str, float | None]) -> dict[str, Any]:
+        pictures.add(one, far)
+        return {**writer.write(one), **far, **reason}
+
+    waiting: deque[list[Future[dict[str, Any]]]] = deque()
     done = 0
+    # Compressing leaves the interpreter free for the network.
     with ThreadPoolExecutor(2) as pool:
         for block in made.blocks():
             distances = [UNKNOWN] * len(block)
             if isinstance(near, TrainingImages):
                 distances = near.nearest(np.stack([one.image for one in block]), made.maker.device)
             waiting.append(
-                [
-                    (pool.submit(writer.write, one), far)
-                    for one, far in zip(block, distances, strict=True)
-                ]
+                [pool.submit(write, *pair) for pair in zip(block, distances, strict=True)]
             )
-            for one, far in zip(block, distances, strict=True):
-                pictures.add(one, far)
             done += len(block)
             if progress is not None:
                 progress(done, made.count)
             if len(waiting) > PENDING:
-                yield from _lines(waiting.popleft(), near)
+                yield from (job.result() for job in waiting.popleft())
         for rest in waiting:
-            yield from _lines(rest, near)
-
-
-def _lines(
-    written: list[tuple[Future[dict[str, Any]], dict[str, Any]]], near: TrainingImages | str
-) -> Iterator[dict[str, Any]]:
-    for job, far in written:
-        line = {**job.result(), **far}
-        if isinstance(near, str):
-            line["nearest_training_reason"] = near
-        yield line
+            yield from (job.result() for job in rest)
 
 
 class _Writer:
@@ -321,8 +312,8 @@ class _Pictures:
         from medgen.report.gallery import MOST_IMAGES
 
         self.made, self.manifest, self.ending = made, made.package.manifest, ending
-        self.tiles: list[Tile] = []
-        self.cards: list[dict[str, Any]] = []
+        self.tiles: dict[int, Tile] = {}  # by number: several threads add
+        self.cards: dict[int, dict[str, Any]] = {}
         self.most_tiles = made.count if made.columns else MOST_TILES
         self.most_cards = MOST_IMAGES
         self.colours = label_colours(max(2, len(made.package.synthesis.label_names)))
@@ -332,18 +323,18 @@ class _Pictures:
         from medgen.report.contact_sheet import Tile, overlay
         from medgen.report.picture import data_uri
 
-        if len(self.cards) >= self.most_cards and len(self.tiles) >= self.most_tiles:
+        sample = one.sample
+        if sample.index >= max(self.most_cards, self.most_tiles):
             return
         picture = _rows(as_picture(one.pixels(), self.manifest))
         labelled = None
         if one.labels is not None:
             labels = as_picture(one.labels, self.manifest).T
             labelled = overlay(picture, labels, self.colours)
-        sample = one.sample
-        if len(self.tiles) < self.most_tiles:
+        if sample.index < self.most_tiles:
             shown = picture if labelled is None else _beside(picture, labelled)
-            self.tiles.append(Tile(shown, self._caption(sample.index, sample.name)))
-        if len(self.cards) < self.most_cards:
+            self.tiles[sample.index] = Tile(shown, self._caption(sample.index, sample.name))
+        if sample.index < self.most_cards:
             card = {
                 "file": f"{IMAGES}/{stem_of(one)}{self.ending}",
                 "index": sample.index, "name": sample.name,
@@ -354,7 +345,7 @@ class _Pictures:
             }  # fmt: skip
             if labelled is not None:
                 card["labels"] = data_uri(labelled, "png")
-            self.cards.append(card)
+            self.cards[sample.index] = card
 
     def _caption(self, index: int, name: str) -> str:
         if self.made.signs:
@@ -371,8 +362,8 @@ class _Pictures:
         if self.made.columns:
             shown = f"{number} images in the latent space, seed {seed}."
         contact_sheet(
-            self.tiles, target, title=title, columns=self.made.columns,
-            subtitle=f"{shown} No patient is shown.",
+            [tile for _, tile in sorted(self.tiles.items())], target, title=title,
+            columns=self.made.columns, subtitle=f"{shown} No scan of a patient.",
         )  # fmt: skip
 
     def gallery(self, path: Path, reason: str | None) -> None:
@@ -402,8 +393,8 @@ class _Pictures:
             for name, colour in zip(manifest.synthesis.label_names, self.colours, strict=False)  # type: ignore[union-attr]
         ][1:]
         write_gallery(
-            self.cards, path, title=title, facts=facts, notes=notes, legend=legend,
-            total=self.made.count,
+            [card for _, card in sorted(self.cards.items())], path, title=title, facts=facts,
+            notes=notes, legend=legend, total=self.made.count,
         )  # fmt: skip
 
 
