@@ -24,6 +24,11 @@ class TrainingConfig(Config):
     seed: int = Field(0, ge=0, description="seed of weights, data and every step's randomness")
     method: str = Field(description="one of the registered methods")
     config: dict[str, Any] = Field({}, description="the method's settings")
+    start_from: Path | None = Field(
+        None,
+        description="weights.safetensors of an earlier run of the same method to begin with; "
+        "networks that it does not hold, such as critics, begin anew",
+    )
     data: dict[str, Any] = Field(description="`kind` of the source and its settings")
     steps: int = Field(ge=1, description="batches to train on")
     minutes: float | None = Field(

@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -142,7 +143,31 @@ def build_method(config: TrainingConfig) -> Any:
     method = cls(validated(cls.Config, settings, f"config of {config.method}"))
     if not method.state_dict():
         raise InputError(f"method {config.method!r} has nothing to train")
+    if config.start_from is not None:
+        _begin_with(method, config.start_from)
     return method
+
+
+def _begin_with(method: Any, path: Path) -> None:
+    """Put the weights of an earlier run into a new method.
+
+    Raises:
+        InputError: There is no such file, or it holds weights of other networks.
+    """
+    try:
+        missing, unknown = method.load_state_dict(load_file(path), strict=False)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read start_from {path}: {error}") from error
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"the weights in {path} do not fit this method: {reason}") from error
+    begun_anew = tuple(f"{part}." for part in getattr(method, "training_only", ()))
+    wrong = [*unknown, *(name for name in missing if not name.startswith(begun_anew))]
+    if wrong:
+        raise InputError(
+            f"the weights in {path} are of other networks; they differ in {wrong[0]}",
+            "Give weights.safetensors of a run with the same method and config.",
+        )
 
 
 class _Run:
@@ -391,11 +416,14 @@ def _on_cpu(steps: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def _allow_fast_numbers(config: TrainingConfig, device: str) -> None:
-    """On a GPU, mixed precision also means TensorFloat-32 and the fastest convolutions."""
+    """On a GPU, mixed precision also means TensorFloat-32.
+
+    Not cuDNN's search for the fastest convolutions: of the many shapes of a StyleGAN2 with its
+    penalties it took most of a minute before the first step.
+    """
     if device.startswith("cuda") and config.precision == "bf16-mixed":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
 
 
 def _starting_point(
