@@ -178,6 +178,27 @@ class VAEGAN(nn.Module):
             raise InputError(f"one of {self.conditions} conditions must be given, got none")
         return {"image": self._decode(self._from_prior(latent * truncation, condition), condition)}
 
+    def map(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the decoder takes: codes beside one-hot conditions ``(B, latent + conditions)``.
+
+        Between two of these vectors lie images between two conditions.
+        """
+        codes = self._from_prior(latent, condition)
+        if not self.conditions or condition is None:
+            return codes
+        return torch.cat([codes, one_hot(condition, self.conditions)], 1)
+
+    def synthesize(self, w: Tensor) -> Tensor:
+        """Images ``(B, C, *image_size)`` in -1..1 of vectors as :meth:`map` gives them."""
+        return self.decoder.decode(w).float()
+
+    @property
+    def w_mean(self) -> Tensor:
+        """The vector of each condition's mean code ``(conditions or 1, latent + conditions)``."""
+        if not self.conditions:
+            return self.code_mean
+        return torch.cat([self.code_mean, torch.eye(self.conditions).to(self.code_mean)], 1)
+
     @torch.no_grad()
     def _follow(self, codes: Tensor, condition: Tensor | None) -> None:
         """Move the moments of the codes of every condition in the batch."""

@@ -104,7 +104,10 @@ class DCGANGenerator(nn.Module):
 
     def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
         """See the module."""
-        vector = with_condition(latent, condition, self.conditions)
+        return self.decode(with_condition(latent, condition, self.conditions))
+
+    def decode(self, vector: Tensor) -> Tensor:
+        """Images of vectors ``(B, latent + conditions)``, a condition's number being one-hot."""
         images: Tensor = self.layers(vector[(..., *(None,) * self.dims)])
         return images
 
