@@ -9,7 +9,7 @@ checkpoint) cancel: a short run's time is taken from a long run's. Sampling is
 blocks of the same size. On a CPU, time is processor time, which neighbours disturb least.
 
     python benchmarks/synthesis_speed.py --output benchmarks/results/synthesis_speed.md
-    python benchmarks/synthesis_speed.py --device cuda --size 128 --steps 200 --samples 4096 ...
+    python benchmarks/synthesis_speed.py --device cuda --size 128 --output ...
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def bare_training(method: Any, batches: list[dict[str, torch.Tensor]], steps: in
             torch._foreach_lerp_(*pairs, 0.001)
 
 
-def training_row(name: str, size: int, steps: int, runs: int, device: str, meter: Meter) -> str:
+def training_row(name: str, size: int, seconds: float, runs: int, device: str, meter: Meter) -> str:
     """Images per second of both loops."""
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -136,7 +136,8 @@ def training_row(name: str, size: int, steps: int, runs: int, device: str, meter
             method = build_method(config).to(device)
             return meter(lambda: bare_training(method, batches, count))
 
-        ours(steps), theirs(steps)  # warm
+        ours(2), theirs(2)  # warm
+        steps = max(2, round(seconds / theirs(2)[0]))  # the difference takes so many seconds
         medgen, bare = [], []
         memory = [0.0, 0.0]
         for _ in range(runs):
@@ -152,7 +153,7 @@ def training_row(name: str, size: int, steps: int, runs: int, device: str, meter
     )
 
 
-def sampling_row(name: str, size: int, count: int, runs: int, device: str, meter: Meter) -> str:
+def sampling_row(name: str, size: int, seconds: float, runs: int, device: str, meter: Meter) -> str:
     """Images per second of both ways to sample."""
     torch.manual_seed(0)
     config = {"channels": 3, "image_size": (size, size), **METHODS[name]}
@@ -161,7 +162,7 @@ def sampling_row(name: str, size: int, count: int, runs: int, device: str, meter
         setattr(method, part, None)
     method.to(device).eval()
     block = block_size(method, device)
-    total = -(-count // block) * block
+    total = block
 
     def samples() -> Iterator[Sample]:
         for index in range(total):
@@ -181,6 +182,7 @@ def sampling_row(name: str, size: int, count: int, runs: int, device: str, meter
                 ((image + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
 
     ours(), theirs()
+    total = block * max(1, round(seconds / meter(theirs)[0]))
     pairs = [(meter(theirs), meter(ours)) for _ in range(runs)]
     bare, medgen = (min(pair[k][0] for pair in pairs) for k in (0, 1))
     memory = [max(pair[k][1] for pair in pairs) for k in (0, 1)]
@@ -196,8 +198,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     device = resolve_device(options.device)
@@ -224,11 +225,11 @@ def main() -> None:
         *header,
     ]
     for name in METHODS:
-        lines.append(training_row(name, options.size, options.steps, options.runs, device, meter))
+        lines.append(training_row(name, options.size, options.seconds, options.runs, device, meter))
         print(lines[-1], flush=True)
     lines += ["", "## Sampling", "", *header]
     for name in METHODS:
-        lines.append(sampling_row(name, options.size, options.samples, options.runs, device, meter))
+        lines.append(sampling_row(name, options.size, options.seconds, options.runs, device, meter))
         print(lines[-1], flush=True)
     lines += [
         "",
