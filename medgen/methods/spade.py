@@ -160,7 +160,7 @@ class SPADE(nn.Module):
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """The critic, then the generator against it, then the autoencoder of the masks."""
-        real, number = batch["image"], self._condition(batch.get("condition"), batch["image"])
+        real, number = batch["image"], self._condition(self._given(batch), batch["image"])
         if "labels" not in batch:
             msg = "spade learns from images with label maps, and these have none"
             raise InputError(msg, "Use data.kind annotated or annotated_brain.")
@@ -278,9 +278,15 @@ class SPADE(nn.Module):
             )
         return one_hot(labels, self.config.labels)
 
+    def _given(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """The conditions of training images, if the network learns any."""
+        return batch.get("condition") if self.conditions else None
+
     def _condition(self, condition: Tensor | None, like: Tensor) -> Tensor:
         """Checked numbers ``(B,)`` of conditions; all 0 without conditions."""
         if not self.conditions:
+            if condition is not None:
+                raise InputError("this network has no conditions to choose from, but one was given")
             return torch.zeros(len(like), dtype=torch.long, device=like.device)
         if condition is None:
             raise InputError(f"one of {self.conditions} conditions must be given, got none")
@@ -301,6 +307,9 @@ def _require_size(config: SPADEConfig) -> None:
     if len(config.image_size) != config.spatial_dims:
         msg = f"image_size must have {config.spatial_dims} numbers, got {config.image_size}"
         raise InputError(msg)
+    if not set(config.mirror_axes) <= set(range(config.spatial_dims)):
+        last = config.spatial_dims - 1
+        raise InputError(f"mirror_axes must be among 0 to {last}, got {config.mirror_axes}")
     halvings = len(config.features) - 1
     if config.mask_sampler == "vae":
         halvings = max(halvings, len(config.mask_features))

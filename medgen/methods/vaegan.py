@@ -16,7 +16,9 @@ Two choices differ from the paper: errors and divergences are means over feature
 variables, so that ``beta`` and ``gamma`` hardly depend on sizes; and the decoder maximises
 ``log D`` (the non-saturating loss) where the paper minimises ``log(1 - D)``.
 
-Two additions, off by default, make it learn from few images. ``diffaugment`` augments what the
+Three additions, off by default, make it learn from few images. ``pixel_weight`` adds the mean
+absolute difference of x and x~ to the losses of encoder and decoder, which draws coarse shapes
+before the critic has features to see them by. ``diffaugment`` augments what the
 critic sees (Zhao et al. 2020). ``fitted_prior`` samples not from N(0, I) but from the Gaussian of
 each condition's codes, whose moments are tracked while training (ex-post density estimation;
 Ghosh et al., "From Variational to Deterministic Autoencoders", ICLR 2020): with little divergence
@@ -31,6 +33,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from medgen.augmentation import DiffAugment
@@ -45,7 +48,8 @@ from medgen.networks.layers import frozen, one_hot
 LOGVAR_LIMITS = (-30.0, 20.0)
 # Of the codes' moments, at each step with the condition in the batch.
 MOMENT_DECAY = 0.995
-# Added to the variances of the fitted prior, so that its root exists.
+# Of the fitted prior along any direction. Rounding, in packages to half precision, can leave less
+# than nothing of a variance.
 SMALLEST_VARIANCE = 1e-4
 
 critic_loss, generator_loss = ADVERSARIAL["non_saturating"]
@@ -65,6 +69,9 @@ class VAEGANConfig(Config):
     beta: float = Field(0.01, ge=0, description="weight of the divergence from the prior")
     gamma: float = Field(
         1.0, ge=0, description="weight of likeness against deceiving the critic, in the decoder"
+    )
+    pixel_weight: float = Field(
+        0.0, ge=0, description="weight of the absolute difference of images and their copies"
     )
     diffaugment: bool = Field(
         False, description="augment what the critic sees, against learning few images by heart"
@@ -139,16 +146,21 @@ class VAEGAN(nn.Module):
         yield "critic", critic_loss(real[:, 0], fake[:, 0]), critic_parts(real, fake)
 
         with frozen(self.critic), frozen(self.decoder):
-            error = self._error(image, self._decode(latent, condition), condition)
+            copy = self._decode(latent, condition)
+            error = self._error(image, copy, condition)
+        pixels = F.l1_loss(copy, image)
         divergence = kl_to_standard_normal(mean, logvar, reduction="mean")
-        parts = {"likeness": error.detach(), "divergence": divergence.detach()}
-        yield "encoder", error + self.config.beta * divergence, parts
+        parts = {"likeness": error, "pixels": pixels, "divergence": divergence}
+        loss = error + self.config.pixel_weight * pixels + self.config.beta * divergence
+        yield "encoder", loss, {name: value.detach() for name, value in parts.items()}
 
         with frozen(self.critic):
             fakes = self._decode(torch.cat([latent.detach(), prior]), _twice(condition))
             fake, _ = self.critic(self.augment(fakes), _twice(condition))
-            error = self._error(image, fakes[: len(image)], condition)
+            copy = fakes[: len(image)]
+            error = self._error(image, copy, condition)
         loss = generator_loss(fake[:, 0], real[:, 0].detach()) + self.config.gamma * error
+        loss = loss + self.config.pixel_weight * F.l1_loss(copy, image)
         parts = {"fake_score": fake.detach().mean(), "likeness": error.detach()}
         yield "generator", loss, parts
 
@@ -172,10 +184,9 @@ class VAEGAN(nn.Module):
             ``image`` ``(B, C, *image_size)``, -1..1.
 
         Raises:
-            InputError: A network with conditions was given none.
+            InputError: A condition is missing, or there are none.
         """
-        if self.conditions and condition is None:
-            raise InputError(f"one of {self.conditions} conditions must be given, got none")
+        self._check(condition)
         return {"image": self._decode(self._from_prior(latent * truncation, condition), condition)}
 
     def map(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -183,6 +194,7 @@ class VAEGAN(nn.Module):
 
         Between two of these vectors lie images between two conditions.
         """
+        self._check(condition)
         codes = self._from_prior(latent, condition)
         if not self.conditions or condition is None:
             return codes
@@ -209,18 +221,19 @@ class VAEGAN(nn.Module):
         member = everyone if condition is None else one_hot(condition, groups)
         share = member / member.sum(0).clamp(min=1)
         rate = (member.sum(0) > 0) * (1 - MOMENT_DECAY)
-        mean = share.T @ codes
-        square = torch.einsum("bk,bi,bj->kij", share, codes, codes)
+        with torch.autocast(codes.device.type, enabled=False):  # a variance is a small difference
+            mean = share.T @ codes
+            square = torch.einsum("bk,bi,bj->kij", share, codes, codes)
         self.code_mean.lerp_(mean, rate[:, None].expand_as(mean))
         self.code_square.lerp_(square, rate[:, None, None].expand_as(square))
 
     def _root(self) -> Tensor:
-        """Cholesky roots of the covariances of the codes ``(conditions or 1, latent, latent)``."""
+        """Symmetric roots of the covariances of the codes ``(conditions or 1, latent, latent)``."""
         mean = self.code_mean.double()  # buffers: no gradient comes here
         covariance = self.code_square.double() - mean[:, :, None] * mean[:, None, :]
-        least = SMALLEST_VARIANCE * torch.eye(mean.shape[1], device=mean.device)
-        root: Tensor = torch.linalg.cholesky(covariance + least)
-        return root.float()
+        variances, axes = torch.linalg.eigh(covariance)
+        deviations = variances.clamp(min=SMALLEST_VARIANCE).sqrt()
+        return ((axes * deviations[:, None, :]) @ axes.mT).float()
 
     def _from_prior(self, noise: Tensor, condition: Tensor | None) -> Tensor:
         """Codes of standard normal noise ``(B, latent)``."""
@@ -228,8 +241,14 @@ class VAEGAN(nn.Module):
             return noise
         chosen = torch.zeros(len(noise), dtype=torch.int64, device=noise.device)
         chosen = chosen if condition is None else condition
-        root = self._root()[chosen]
-        return self.code_mean[chosen] + torch.einsum("bij,bj->bi", root, noise)
+        with torch.autocast(noise.device.type, enabled=False):
+            root = self._root()[chosen]
+            return self.code_mean[chosen] + torch.einsum("bij,bj->bi", root, noise)
+
+    def _check(self, condition: Tensor | None) -> None:
+        if (condition is None) != (self.conditions == 0):
+            given = "none" if condition is None else "one"
+            raise InputError(f"{self.conditions} conditions to choose from, but {given} was given")
 
     def _decode(self, latent: Tensor, condition: Tensor | None) -> Tensor:
         image: Tensor = self.decoder(latent, condition)

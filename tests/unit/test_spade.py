@@ -209,6 +209,10 @@ def test_input_that_does_not_fit_is_refused() -> None:
         method.generate(latent, torch.tensor([0, 1, 2, 0]))
     with pytest.raises(InputError, match="have none"):
         next(method.losses({"image": batch["image"], "condition": batch["condition"]}))
+    with pytest.raises(InputError, match="no conditions to choose from, but one"):
+        make(conditions=0).eval().generate(latent, torch.tensor([0, 0, 0, 0]))
+    with pytest.raises(InputError, match=r"mirror_axes must be among 0 to 1, got \(2,\)"):
+        make(mirror_axes=(2,))
     with pytest.raises(InputError, match=r"\(16, 28\)"):
         make(image_size=(16, 26))
     with pytest.raises(InputError, match="3 numbers"):
