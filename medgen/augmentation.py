@@ -122,7 +122,9 @@ class AdaptiveAugment(nn.Module):
         """``(B, C, *spatial)`` to the same shape in float32; may leave -1..1."""
         image = image.float()
         if set(GEOMETRY) & set(self.operations):
-            image = self._moved(image)
+            # In half precision, pixels would be moved by whole steps of their grid.
+            with torch.autocast(image.device.type, enabled=False):
+                image = self._moved(image)
         if "brightness" in self.operations:
             image = image + self._often(image, 0.2 * _normal(image), 0.0)
         if "contrast" in self.operations:

@@ -157,6 +157,15 @@ BOUNDARY: dict[str, float | None] = {
 }
 
 
+def separation(real: Tensor, fake: Tensor, boundary: float | None) -> Tensor | float:
+    """The output that separates real from made images: ``boundary``, :data:`BOUNDARY` of the loss.
+
+    None takes the middle between the two means: to a loss of differences, outputs that are all
+    larger by some number are the same outputs.
+    """
+    return (real.float().mean() + fake.float().mean()) / 2 if boundary is None else boundary
+
+
 @torch.no_grad()
 def critic_parts(real: Tensor, fake: Tensor, *, boundary: float | None = 0.0) -> dict[str, Tensor]:
     """What to log of a critic's step.
@@ -164,14 +173,13 @@ def critic_parts(real: Tensor, fake: Tensor, *, boundary: float | None = 0.0) ->
     Args:
         real: Outputs for real images ``(B,)``.
         fake: Outputs for made images ``(B,)``.
-        boundary: The output that separates real from made, :data:`BOUNDARY` of the loss; None
-            takes the middle between the two means.
+        boundary: See :func:`separation`.
 
     Returns:
         ``real_score`` and ``fake_score``: means; ``accuracy``: share on the right side, 0..1.
     """
     real, fake = real.float(), fake.float()
-    middle = (real.mean() + fake.mean()) / 2 if boundary is None else boundary
+    middle = separation(real, fake, boundary)
     right = ((real > middle).float().mean() + (fake < middle).float().mean()) / 2
     return {"real_score": real.mean(), "fake_score": fake.mean(), "accuracy": right}
 

@@ -41,6 +41,7 @@ from medgen.losses import (
     dragan,
     minmax_value,
     r1,
+    separation,
     wgan_gp,
 )
 from medgen.networks.discriminators import (
@@ -203,7 +204,8 @@ class GAN(nn.Module):
             loss = loss + config.penalty_every * penalty
             parts["penalty"] = penalty.detach()
         if isinstance(self.augmentation, AdaptiveAugment):
-            self.augmentation.update(of_real.real.detach() - (boundary or 0.0))
+            middle = separation(of_real.real.detach(), of_fake.real.detach(), boundary)
+            self.augmentation.update(of_real.real.detach() - middle)
             parts["augmentation"] = self.augmentation.probability.clone()
         return loss, parts
 

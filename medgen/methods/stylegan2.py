@@ -8,8 +8,9 @@ Data" (NeurIPS 2020), or DiffAugment (Zhao et al., NeurIPS 2020). The critic min
 
 the generator ``softplus(-D(G(z)))`` plus the path length penalty ``(|J_w^T y| - a)^2`` with images
 of noise y and the running mean a of these lengths. Both penalties are lazy: taken every few steps,
-in float32, and multiplied by that interval. Here they join the loss of their step; the paper's
-code steps the optimiser once more instead.
+in float32, and multiplied by that interval. Here they join the loss of their step, and D's gradient
+is that at the augmented image; the paper's code steps the optimiser once more instead, and takes
+the gradient through the augmentation.
 
 PathologyGAN (Quiros et al. 2019 and 2021) is this method with the relativistic average loss and
 spectral norms in the critic in place of the penalties; of its differences, BigGAN's generator and
@@ -33,7 +34,7 @@ from torch.optim import Adam, Optimizer
 from medgen.augmentation import ADAPTIVE, DIFFERENTIABLE, AdaptiveAugment, DiffAugment
 from medgen.config import Config
 from medgen.errors import InputError
-from medgen.losses import ADVERSARIAL, BOUNDARY, critic_parts, minmax_value, r1
+from medgen.losses import ADVERSARIAL, BOUNDARY, critic_parts, minmax_value, r1, separation
 from medgen.networks.counter import Counter
 from medgen.networks.layers import frozen, one_hot
 from medgen.networks.stylegan2 import Mapping, ResidualCritic, Synthesis
@@ -209,11 +210,13 @@ class StyleGAN2(nn.Module):
             seen = self._augmented(torch.cat([real, fake]))
         real_logits, fake_logits = self._judge(seen, condition)
         loss = to_critic(real_logits, fake_logits)
-        parts = critic_parts(real_logits, fake_logits, boundary=BOUNDARY[config.loss])
+        boundary = BOUNDARY[config.loss]
+        parts = critic_parts(real_logits, fake_logits, boundary=boundary)
         if config.loss == "non_saturating":
             parts["minmax"] = minmax_value(real_logits, fake_logits).detach()
         if isinstance(self.augment, AdaptiveAugment):
-            self.augment.update(real_logits.detach())
+            middle = separation(real_logits.detach(), fake_logits.detach(), boundary)
+            self.augment.update(real_logits.detach() - middle)
             parts["augmentation"] = self.augment.probability.clone()
         if config.r1_gamma and step % config.r1_interval == 0:
             penalty = r1(

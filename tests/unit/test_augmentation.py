@@ -163,3 +163,15 @@ def test_unknown_operations_are_named() -> None:
     with pytest.raises(InputError) as caught:
         AdaptiveAugment(2, ("colour",))
     assert "saturation" in str(caught.value)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_adaptive_augmentation_moves_pixels_exactly_in_mixed_precision(dims: int) -> None:
+    augment = AdaptiveAugment(dims, ("rotation", "scaling"))
+    augment.probability.fill_(1)
+    image, made = torch.rand(2, 1, *(32,) * dims), []
+    for mixed in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            made.append(augment(image))
+    assert torch.equal(*made)

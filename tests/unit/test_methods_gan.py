@@ -130,6 +130,19 @@ def test_adaptive_augmentation_follows_the_critic() -> None:
     assert float(method.augmentation.probability) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("loss", ["relativistic_average", "wasserstein"])
+def test_adaptive_augmentation_ignores_what_a_loss_of_differences_ignores(loss: str) -> None:
+    """A number added to all outputs of the critic is no sign that it is sure."""
+    found = []
+    for offset in (-1000.0, 0.0, 1000.0):
+        method = make(augmentation="adaptive", augment_speed=64, loss=loss)
+        method.critic.judge.register_forward_hook(lambda *given, by=offset: given[2] + by)
+        # Eight times four images: moved twice, each time by 16 of 64.
+        parts = [parts for name, _, parts in steps(method, 8) if name == "critic"]
+        found.append(float(parts[-1]["augmentation"]))
+    assert found == [found[1]] * 3
+
+
 def test_two_time_scales() -> None:
     optimizers = make(generator_rate=1e-4, critic_rate=4e-4).optimizers()
     assert optimizers["generator"].param_groups[0]["lr"] == 1e-4
