@@ -60,7 +60,9 @@ class ImageSet:
             return self
         count, depth = len(self), self.images.shape[-1]
         owners = np.repeat(np.arange(count), depth)
-        groups = [str(n) for n in range(count)] if self.groups is None else list(self.groups)
+        # Not bare numbers, which patients of another set may be called.
+        own = [f"volume {n} of its set" for n in range(count)]
+        groups = own if self.groups is None else list(self.groups)
 
         def cut(values: NDArray[Any]) -> NDArray[Any]:
             moved = np.moveaxis(values, -1, 1)

@@ -160,6 +160,20 @@ def test_a_held_out_image_or_patient_among_the_training_images_is_leakage():
         measure(real, fake, again, EXTRACTOR, **QUICK)
 
 
+def test_leakage_does_not_depend_on_how_exact_features_are():
+    """Features of one image differ in the last bits with the batch that it is in."""
+
+    class Rough(nn.Module):
+        def forward(self, image):
+            return Quarters()(image) + 1e-5 * torch.rand(len(image), 1)
+
+    rough = FeatureExtractor("rough", "b" * 64, 8, SIDE, Rough())
+    real, train = pictures(40, 0), pictures(40, 3)
+    mixed = ImageSet(np.concatenate([train.images, real.images[7:8]]))
+    with pytest.raises(LeakageError, match=r"1 of 40 held-out .* first is number 7"):
+        measure(real, pictures(40, 1), mixed, rough, **QUICK)
+
+
 def test_sets_that_cannot_be_compared_are_refused():
     real, fake = pictures(40, 0), pictures(40, 1)
     with pytest.raises(InputError, match="at least 20 are needed, got 19"):

@@ -100,3 +100,12 @@ def test_wrong_sets_are_refused(change, error, message):
     wrong = ImageSet(test.images, **values)
     with pytest.raises(error, match=message):
         segmentation_dice({"real": discs(12, 0)}, wrong, label_count=2, steps=1)
+
+
+def test_slices_of_synthetic_volumes_are_of_no_test_patient():
+    """However patients are called: by bare numbers, for example."""
+    fake, real = discs(4, 0, dims=3), discs(4, 1, dims=3)
+    fake = ImageSet(fake.images, labels=fake.labels).slices()
+    test = ImageSet(real.images, labels=real.labels, groups=["0", "1", "2", "3"]).slices()
+    found = segmentation_dice({"synthetic": fake}, test, label_count=2, steps=4, seeds=(0,))
+    assert found["patients"] == ["0", "1", "2", "3"]
