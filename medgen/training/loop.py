@@ -114,7 +114,8 @@ def train(
     with _threads(config.threads):
         torch.manual_seed(config.seed)
         _allow_fast_numbers(config, device)
-        method = build_method(config)
+        # What a run began with is in its checkpoint, and the file may be gone.
+        method = build_method(config.model_copy(update={"start_from": None}) if resume else config)
         run = _Run(config, method, output, start, device)
         if hasattr(run.source, "facts"):
             logger.info("Data: %s", in_words(run.source.facts))
@@ -157,17 +158,20 @@ def _begin_with(method: Any, path: Path) -> None:
     try:
         missing, unknown = method.load_state_dict(load_file(path), strict=False)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read start_from {path}: {error}") from error
+        raise InputError(f"cannot read start_from {path}: {error}", _START_HINT) from error
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"the weights in {path} do not fit this method: {reason}") from error
+        msg = f"the weights in {path} do not fit this method: {reason}"
+        raise InputError(msg, _START_HINT) from error
     begun_anew = tuple(f"{part}." for part in getattr(method, "training_only", ()))
     wrong = [*unknown, *(name for name in missing if not name.startswith(begun_anew))]
     if wrong:
         raise InputError(
-            f"the weights in {path} are of other networks; they differ in {wrong[0]}",
-            "Give weights.safetensors of a run with the same method and config.",
+            f"the weights in {path} are of other networks; they differ in {wrong[0]}", _START_HINT
         )
+
+
+_START_HINT = "Give weights.safetensors of a run with the same method and config."
 
 
 class _Run:
@@ -357,7 +361,10 @@ class _Run:
 
     def save(self, monitor: Monitor) -> None:
         """Write a checkpoint, unless the last step has spoilt the weights."""
-        largest = torch.stack([w.detach().abs().max() for w in self.method.parameters()] or [ZERO])
+        weights = [
+            w for w in self.method.parameters() if w.numel()
+        ]  # of no condition there is none
+        largest = torch.stack([w.detach().abs().max() for w in weights] or [ZERO])
         self.check_finite({"largest weight": float(largest.sum())}, self.step, monitor)
         position = Position(self.step, self.seconds, self.config.model_dump(mode="json"))
         path = self.output / CHECKPOINT

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from medgen.errors import InputError
 from medgen.methods import build
@@ -84,6 +84,63 @@ def test_resuming_is_exact(
     rest = train(settings, tmp_path / "parts", resume=True)
     assert (rest.step, rest.finished) == (10, True)
     assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_may_begin_with_the_weights_of_another(
+    tmp_path: Path, pictures: dict[str, Any]
+) -> None:
+    from medgen.training.loop import build_method
+
+    train(config(pictures), tmp_path / "first")
+    path = tmp_path / "first" / "weights.safetensors"
+    fresh = build_method(config(pictures, seed=5)).state_dict()
+    begun = build_method(config(pictures, seed=5, start_from=path)).state_dict()
+    stored = load_file(path)
+    assert fresh.keys() == begun.keys() and stored.keys() < begun.keys()
+    for name, value in begun.items():
+        assert torch.equal(value, stored.get(name, fresh[name])), name
+    assert not any(name.startswith("critic.") for name in stored), "critics begin anew"
+
+
+def test_resuming_needs_no_weights_that_the_run_began_with(
+    tmp_path: Path, pictures: dict[str, Any]
+) -> None:
+    train(config(pictures), tmp_path / "first")
+    path = tmp_path / "first" / "weights.safetensors"
+    settings = config(pictures, start_from=path, seed=1)
+    train(settings, tmp_path / "whole")
+    train(settings, tmp_path / "parts", max_minutes=0)
+    path.unlink()
+    train(settings, tmp_path / "parts", resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+    with pytest.raises(InputError, match="cannot read start_from"):
+        train(settings, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_weights_to_begin_with_must_fit(tmp_path: Path, pictures: dict[str, Any]) -> None:
+    from medgen.training.loop import build_method
+
+    train(config(pictures, steps=1), tmp_path / "first")
+    weights = tmp_path / "first" / "weights.safetensors"
+    (tmp_path / "damaged.safetensors").write_bytes(b"no weights at all")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(weights.read_bytes()[:-100])
+    part = load_file(weights)
+    lacking = part.popitem()[0]
+    save_file(part, tmp_path / "part.safetensors")
+    for path, changes, message in (
+        (tmp_path / "none.safetensors", {}, "cannot read start_from"),
+        (tmp_path / "damaged.safetensors", {}, "cannot read start_from"),
+        (cut, {}, "cannot read start_from"),
+        (tmp_path, {}, "cannot read start_from"),
+        (tmp_path / "part.safetensors", {}, f"other networks; they differ in {lacking}"),
+        (weights, {"config": {**GAN, "latent": 9}}, "do not fit this method"),
+        (weights, {"method": "vaegan", "config": {"image_size": (16, 16)}}, "other networks"),
+    ):
+        with pytest.raises(InputError, match=message) as refused:
+            build_method(config(pictures, start_from=path, **changes))
+        assert "weights.safetensors of a run" in (refused.value.hint or "")
 
 
 def test_being_watched_changes_nothing(tmp_path: Path, pictures: dict[str, Any]) -> None:
