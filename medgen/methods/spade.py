@@ -310,6 +310,12 @@ def _require_size(config: SPADEConfig) -> None:
     if not set(config.mirror_axes) <= set(range(config.spatial_dims)):
         last = config.spatial_dims - 1
         raise InputError(f"mirror_axes must be among 0 to {last}, got {config.mirror_axes}")
+    needed = 2 ** (config.critic_scales + len(config.critic_features) - 1)
+    if min(config.image_size) < needed:
+        raise InputError(
+            f"the critics halve images until edges of {needed} are gone, got {config.image_size}",
+            "Give fewer critic_features or critic_scales, or a larger image_size.",
+        )
     halvings = len(config.features) - 1
     if config.mask_sampler == "vae":
         halvings = max(halvings, len(config.mask_features))

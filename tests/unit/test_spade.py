@@ -213,6 +213,9 @@ def test_input_that_does_not_fit_is_refused() -> None:
         make(conditions=0).eval().generate(latent, torch.tensor([0, 0, 0, 0]))
     with pytest.raises(InputError, match=r"mirror_axes must be among 0 to 1, got \(2,\)"):
         make(mirror_axes=(2,))
+    with pytest.raises(InputError, match="halve images until edges of 32"):
+        make(critic_features=(4, 4, 4), critic_scales=3)
+    make(critic_features=(4, 4, 4), critic_scales=2)
     with pytest.raises(InputError, match=r"\(16, 28\)"):
         make(image_size=(16, 26))
     with pytest.raises(InputError, match="3 numbers"):
