@@ -72,7 +72,7 @@ def load_run(name: str, folder: Path, device: str) -> tuple[Run, dict[str, Any]]
 
 def refuse_other_splits(configs: list[dict[str, Any]]) -> None:
     """Runs that hold out other images may have seen those they are measured against."""
-    keys = ("conditions", "validation_fraction", "group_pattern", "exclude", "size", "channels")
+    keys = ("conditions", "validation_fraction", "group_pattern", "exclude", "channels")
     splits = [{key: config["data"].get(key) for key in keys} for config in configs]
     for split in splits[1:]:
         different = [key for key in keys if split[key] != splits[0][key]]
@@ -103,8 +103,10 @@ def real_images(data: dict[str, Any], size: tuple[int, ...]) -> tuple[ImageSet, 
 
 
 @torch.inference_mode()
-def sampled(run: Run, conditions: int, count: int, seed: int, device: str) -> ImageSet:
-    """``count`` images of every condition, in turn, rounded to 8 bits."""
+def sampled(
+    run: Run, conditions: int, count: int, size: tuple[int, ...], seed: int, device: str
+) -> ImageSet:
+    """``count`` images of every condition, in turn, at one size and rounded to 8 bits."""
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(count * conditions, *run.method.latent_shape, generator=generator)
     condition = torch.arange(len(latents)) % conditions
@@ -112,7 +114,8 @@ def sampled(run: Run, conditions: int, count: int, seed: int, device: str) -> Im
     for latent, number in zip(latents.split(32), condition.split(32), strict=True):
         made = run.method.generate(latent.to(device), number.to(device))["image"]
         images.append(made.float().clamp(-1, 1).cpu())
-    pixels = ((torch.cat(images) + 1) * 127.5).round()
+    pixels = ((torch.cat(images) + 1) * 127.5).round().to(torch.uint8)
+    pixels = torch.stack([resampled(image, size) for image in pixels]).float()
     return ImageSet((pixels / 127.5 - 1).numpy(), condition.numpy())
 
 
@@ -186,7 +189,8 @@ def main() -> None:
     refuse_other_splits([config for _, config in loaded])
     runs.append(untrained(config, device))
     data = config["data"] | ({"folder": str(options.data)} if options.data else {})
-    train, held_out = real_images(data, tuple(runs[0].method.image_size))
+    size = tuple(runs[0].method.image_size)
+    train, held_out = real_images(data, size)
     names = condition_names(
         ImagesConfig.model_validate({key: data[key] for key in ("folder", "conditions")})
     )
@@ -194,7 +198,7 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     results = []
     for run in runs:
-        fake = sampled(run, len(names), options.samples, options.seed, device)
+        fake = sampled(run, len(names), options.samples, size, options.seed, device)
         sheet = options.output.with_name(f"{options.output.stem}_{run.name}.png")
         draw(fake, names, sheet, run.name)
         result = measure(held_out, fake, train, extractor, condition_names=names, device=device)
@@ -212,7 +216,8 @@ def main() -> None:
         f"{options.samples} uncurated images of each of {', '.join(names)}, without truncation, "
         f"against {len(held_out)} held-out tiles of {results[0][1]['groups']} originals that no "
         f"run has seen; {len(train)} training tiles. Features: {described['name']}, SHA-256 "
-        f"{described['sha256'][:16]}, {described['preprocessing']}. Device: {device}.",
+        f"{described['sha256'][:16]}, {described['preprocessing']}. All at {size[0]} pixels; "
+        f"larger images are shrunk first. Device: {device}.",
         "",
         *table(results),
         "",
