@@ -216,8 +216,8 @@ def wgan_gp(
 def dragan(critic: Callable[[Tensor], Tensor], real: Tensor, *, weight: float = 10.0) -> Tensor:
     """Gradient penalty ``weight * E[(|grad D(x + d)| - 1)^2]`` near real images (Kodali 2017).
 
-    The noise d is that of the authors' code: half the batch's standard deviation times a uniform
-    number for each voxel.
+    The noise d is half the batch's standard deviation times a uniform number for each voxel. The
+    authors' code also draws how much of it each image gets; here each gets all.
     """
     noise = 0.5 * real.float().std() * torch.rand_like(real, dtype=torch.float32)
     return weight * (_slopes(critic, real.float() + noise) - 1).square().mean()

@@ -155,13 +155,14 @@ def test_penalties_can_be_differentiated_and_are_exact_under_autocast() -> None:
 
 
 def test_wgan_gp_looks_between_and_dragan_around_the_real_images() -> None:
+    torch.manual_seed(0)
     seen: list[Tensor] = []
 
     def critic(image: Tensor) -> Tensor:
         seen.append(image.detach())
         return image.flatten(1).square().sum(1)
 
-    real, fake = torch.ones(64, 1, 2, 2), torch.full((64, 1, 2, 2), 3.0)
+    real, fake = torch.ones(64, 1, 8, 8), torch.full((64, 1, 8, 8), 3.0)
     wgan_gp(critic, real, fake)
     assert ((seen[0] >= 1) & (seen[0] <= 3)).all()
     assert torch.allclose(seen[0], seen[0][:, :, :1, :1]), "one share for a whole image"
@@ -170,5 +171,6 @@ def test_wgan_gp_looks_between_and_dragan_around_the_real_images() -> None:
     dragan(critic, spread)
     moved = seen[1] - spread
     assert moved.min() >= 0 and moved.max() <= 0.5 * spread.std()
+    assert moved.mean() == pytest.approx(0.25 * float(spread.std()), rel=0.05)
     r1(critic, real)
     assert torch.equal(seen[2], real)
