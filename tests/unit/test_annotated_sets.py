@@ -217,3 +217,12 @@ def test_folders_can_be_conditions(tmp_path: Path, slices: Path) -> None:
     assert {item.group[0] for item in split_annotated(config(tmp_path))[0]} == {"p"}
     with pytest.raises(InputError, match="the folders are conditions too"):
         AnnotatedImages(config(tmp_path, condition_by="volume"))
+
+
+def test_turns_keep_the_proportions_of_images_that_are_not_square() -> None:
+    """A disc stays a disc: as long along one axis as along the other."""
+    x, y = torch.meshgrid(torch.arange(32), torch.arange(96), indexing="ij")
+    disc = ((x - 15.5) ** 2 + (y - 47.5) ** 2 < 100).long().expand(16, 1, -1, -1)
+    _, labels = jittered(disc * 2.0 - 1, disc, 2.0, torch.Generator().manual_seed(0))
+    edges = [labels.amax(axis).sum(-1).float() for axis in (2, 3)]
+    assert ((edges[0] - edges[1]).abs() <= 2).all()

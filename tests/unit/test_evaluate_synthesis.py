@@ -210,3 +210,13 @@ def test_volumes_become_slices_of_their_patient():
     assert cut.images.shape == (12, 1, 8, 9)
     assert (cut.images[5] == images[1, ..., 1]).all() and (cut.labels[5] == labels[1, ..., 1]).all()
     assert cut.groups[4:8] == ["b"] * 4 and cut.condition.tolist() == [0] * 4 + [1] * 8
+
+
+def test_the_ceiling_is_measured_on_images_that_the_classifier_did_not_see():
+    """Conditions that have nothing to do with the images are learned by heart, but not guessed."""
+    random = np.random.default_rng(0)
+    real, fake = pictures(80, 0), pictures(20, 1)
+    real = ImageSet(real.images, random.permutation(np.arange(80) % 2))
+    features = {"real": random.normal(size=(80, 60)), "fake": random.normal(size=(20, 60))}
+    found = class_accuracy(real, fake, features, steps=1)["class_accuracy_features"]
+    assert found["floor"] < 0.7

@@ -152,3 +152,19 @@ def test_the_bank_mirrors_only_where_it_may() -> None:
     assert free.latent == fixed.latent + 1
     assert torch.equal(results[1][0], half[0].flip(1))
     assert torch.equal(results[1][1], half[0])
+
+
+def test_a_strong_deformation_does_not_fold() -> None:
+    """Where each place comes from keeps its order, though the velocities alone would change it."""
+    from medgen.label_deformation import _integrate, _velocity, identity_grid
+
+    torch.manual_seed(0)
+    velocity = _velocity(0.25 * torch.randn(4, 2, 5, 5), (64, 64))
+    places = _integrate(velocity)
+
+    def area(of: torch.Tensor) -> torch.Tensor:
+        across, along = of.diff(dim=2)[..., :-1], of.diff(dim=3)[:, :, :-1]
+        return across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0]
+
+    assert (area(identity_grid((64, 64)) + velocity) < 0).any()
+    assert (area(places) > 0).all()
