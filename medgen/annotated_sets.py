@@ -160,7 +160,11 @@ def _read_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _read_labels(path: Path) -> NDArray[np.uint8]:
-    if path.name.lower().endswith(PICTURES):
+    if path.name.lower().endswith(".png"):
+        from medgen.io.synthetic import read_label_png
+
+        voxels = read_label_png(path)[None]
+    elif path.name.lower().endswith(PICTURES):
         from medgen.io.raster import read_raster
 
         voxels = read_raster(path, allow_constant=True).voxels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import signal
 import sys
 from types import FrameType
@@ -28,6 +29,8 @@ from medgen.cli.train import EPILOG as TRAIN_EPILOG
 from medgen.cli.train import train
 from medgen.errors import MedgenError
 
+# What the system says to a path that a person chose badly: no defect of medgen.
+REFUSED = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP)
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -65,6 +68,9 @@ class Commands(TyperGroup):
             # typer's own ways to leave: usage errors, which it prints, and typer.Exit.
             if Settings.debug or hasattr(error, "exit_code"):
                 raise
+            if isinstance(error, OSError) and error.errno in REFUSED:
+                show_error(f"{str(error.filename)[:80]}: {error.strerror}", "Choose another path.")
+                raise typer.Exit(2) from None
             show_error(
                 f"unexpected {type(error).__name__}: {error}",
                 "This is a defect in medgen. Run again with --debug and report what it prints.",

@@ -99,8 +99,13 @@ def _of_task(package: ModelPackage) -> dict[str, str]:
             "conditions": ", ".join(made.condition_names) or "none",
             "labels": ", ".join(made.label_names) or "none",
             "makes": _settings(
-                made.model_dump(mode="json", exclude={"condition_names", "label_names"})
+                made.model_dump(
+                    mode="json", exclude={"condition_names", "label_names", "extractor"}
+                )
             ),
+            "measured by": f"{made.extractor.name} ({made.extractor.sha256[:12]}…)"
+            if made.extractor
+            else "nothing",
         }
     rule = package.calibration.threshold_rule if package.calibration else "not calibrated"
     return {

@@ -89,6 +89,24 @@ def write_label_png(
     return _save(path, image, facts, overwrite)
 
 
+def read_label_png(path: Path) -> NDArray[np.int64]:
+    """The stored values ``(X, Y)`` of a label picture: of a palette the numbers, not the colours.
+
+    Raises:
+        InputError: Damaged, or in colour.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path, formats=("PNG",)) as image:
+            if image.mode not in ("P", "L", "1", "I;16", "I"):
+                msg = f"{path.name} is no label map: it is in colour ({image.mode})"
+                raise InputError(msg, "Label maps hold one number per pixel.")
+            return np.asarray(image).astype(np.int64).T
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path} is damaged or incomplete: {error}") from error
+
+
 def _save(
     path: str | os.PathLike[str], image: Any, facts: Mapping[str, Any], overwrite: bool
 ) -> Path:

@@ -177,8 +177,15 @@ def _fake_items(folder: Path) -> tuple[list[Item], list[str | None], dict[str, A
 def _manifest(path: Path) -> list[dict[str, Any]]:
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-        complete = all(isinstance(line["file"], str) and "index" in line for line in lines)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        complete = all("index" in line for line in lines)
+        for line in lines:
+            for name in (line["file"], line.get("labels") or "", line.get("condition") or ""):
+                if not isinstance(name, str):
+                    raise TypeError(f"{name!r} is no name")
+            for name in (line["file"], line.get("labels") or ""):
+                if Path(name).is_absolute() or ".." in Path(name).parts:
+                    raise ValueError(f"{name!r} leads out of the folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {error}", "Synthesize again.") from error
     if not lines or not complete:
         raise InputError(f"{path} lists no images", "Synthesize again.")

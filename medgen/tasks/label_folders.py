@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.errors import InputError
+from medgen.io.synthetic import read_label_png
 from medgen.tasks.grids import PICTURE, axes_of, turned
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def read_label_maps(folder: Path, wish: Request) -> list[tuple[Path, NDArray[np.
 def _read(path: Path, wish: Request) -> NDArray[np.int64]:
     size, known = wish.image_shape[1:], len(wish.package.synthesis.label_names)
     if path.suffix.lower() == ".png":
-        labels = turned(_palette_values(path), PICTURE, axes_of(wish.package.manifest))
+        labels = turned(read_label_png(path), PICTURE, axes_of(wish.package.manifest))
     else:
         from medgen.io import read
 
@@ -74,17 +75,3 @@ def _read(path: Path, wish: Request) -> NDArray[np.int64]:
         )
         raise InputError(msg, f"Labels: {names}.")
     return values
-
-
-def _palette_values(path: Path) -> NDArray[np.int64]:
-    """The stored values ``(X, Y)``: of a palette picture the numbers, not the colours."""
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path, formats=("PNG",)) as image:
-            if image.mode not in ("P", "L", "1", "I;16", "I"):
-                msg = f"{path.name} is no label map: it is in colour ({image.mode})"
-                raise InputError(msg, "Label maps hold one number per pixel.")
-            return np.asarray(image).astype(np.int64).T
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path} is damaged or incomplete: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from medgen.tasks.invert import Inverted, invert
 from medgen.tasks.label_folders import files_of
 from medgen.tasks.latents import (
     KNOTS,
+    LARGEST_SEED,
     Code,
     Sample,
     Space,
@@ -87,8 +89,9 @@ def grid(wish: Request, *, steps: int = 3, device: str = "auto") -> Synthesis:
         device: Where to compute.
 
     Raises:
-        InputError: Too many steps.
+        InputError: Too many steps, or several conditions.
     """
+    _require_condition(wish)
     timings: dict[str, float] = {}
     with timed(timings, "load model"):
         maker = load(wish, device)
@@ -214,6 +217,8 @@ class _Points:
         wish, names = self.wish, self.wish.package.synthesis.condition_names
         if text.isascii() and text.isdigit():
             _require_condition(wish)
+            if len(text) > len(str(LARGEST_SEED)):
+                raise InputError(f"images are numbered from 0 to {LARGEST_SEED}, got {text[:20]}…")
             return self.maker.drawn(int(text), wish.conditions[0])
         if text in names:
             if not has_styles(self.maker.method):
@@ -235,7 +240,7 @@ class _Points:
 
     def folder(self, folder: Path) -> list[Code]:
         """The codes of a folder's images."""
-        recorded = _recorded(folder, self.wish)
+        recorded = _recorded(folder, self.maker)
         if recorded is None:
             return self.of_files(files_of(folder, IMAGE_ENDINGS, "images"))
         if not has_styles(self.maker.method):
@@ -279,44 +284,74 @@ class _Points:
         if facts is None or facts.get("model_sha256") != self.wish.package.sha256:
             return None
         seed, index, name = (facts.get(key) for key in ("seed", "index", "condition"))
-        if not isinstance(seed, int) or not isinstance(index, int):
+        truncation = facts.get("truncation", 1.0)
+        if not (_whole(seed) and _whole(index) and _share(truncation)):
             return None
         check_seed(seed)
         names = self.wish.package.synthesis.condition_names
         number = names.index(name) if name in names else None
         code = Code(draw(self.maker.method.latent_shape, seed, index), "z", number)
         if has_styles(self.maker.method):
-            return to_style(self.maker.method, code, float(facts.get("truncation", 1.0)))
+            return to_style(self.maker.method, code, truncation)
         return code
 
 
-def _recorded(folder: Path, wish: Request) -> list[tuple[Code, float]] | None:
+def _recorded(folder: Path, maker: Maker) -> list[tuple[Code, float]] | None:
     """Codes and truncations in ``manifest.jsonl``, of images that still exist; None without one.
 
     Raises:
         InputError: It is damaged, of another model, or none of its images is left.
     """
-    path = folder / "manifest.jsonl"
+    path, package = folder / "manifest.jsonl", maker.wish.package
     if not path.is_file():
         return None
     codes = []
-    names = wish.package.synthesis.condition_names
     try:
         for text in path.read_text(encoding="utf-8").splitlines():
             entry = json.loads(text)
-            if entry["model_sha256"] != wish.package.sha256:
+            if entry["model_sha256"] != package.sha256:
                 msg = f"the images in {folder} were made by {entry['model']}, not by this model"
                 raise InputError(msg, "Latents of different models cannot be added.")
+            # An image that a person has sorted out is left out of the mean.
             if (folder / entry["file"]).exists():
-                values = np.asarray(entry["latent"], dtype=np.float32)
-                number = names.index(entry["condition"]) if entry["condition"] in names else None
-                code = Code(values, entry["latent_space"], number)
-                codes.append((code, float(entry["truncation"])))
+                codes.append(_recorded_code(entry, maker))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}", "Make the images again.") from error
     if not codes:
         raise InputError(f"none of the images that {path} names is left")
     return codes
+
+
+def _recorded_code(entry: Mapping[str, Any], maker: Maker) -> tuple[Code, float]:
+    """The code in a line of a manifest, which somebody may have edited.
+
+    Raises:
+        ValueError: It is none of this model's.
+    """
+    method, names = maker.method, maker.wish.package.synthesis.condition_names
+    space, truncation = entry["latent_space"], entry["truncation"]
+    shapes = {"z": tuple(method.latent_shape)}
+    if has_styles(method):
+        shapes["w"] = tuple(method.w_mean.shape[1:])
+    if space not in shapes:
+        raise ValueError(f"latent_space is {space!r}, not {' or '.join(shapes)}")
+    values = np.asarray(entry["latent"], dtype=np.float64)
+    if values.shape != (prod(shapes[space]),) or not (np.abs(values) < 1e4).all():
+        raise ValueError(f"a latent must be {prod(shapes[space])} small numbers")
+    if not _share(truncation):
+        raise ValueError(f"truncation is {truncation!r}, not from 0 to 1")
+    number = names.index(entry["condition"]) if entry["condition"] in names else None
+    if names and number is None and space == "z":
+        raise ValueError(f"the model has no condition {entry['condition']!r}")
+    return Code(values.astype(np.float32).reshape(shapes[space]), space, number), truncation
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def refuse_annotated(wish: Request) -> None:

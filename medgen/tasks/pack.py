@@ -41,7 +41,7 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the package recipe {path}: {error}") from error
     task = values.get("task", "detect-anomalies") if isinstance(values, dict) else None
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise InputError(f"{path}: task must be one of {', '.join(TASKS)}, got {task!r}")
     try:
         return TASKS[task][0].model_validate(values)

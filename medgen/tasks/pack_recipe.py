@@ -63,6 +63,7 @@ def open_run(folder: Path, changes: Sequence[str] = ()) -> Run:
     Raises:
         InputError: The run is unfinished or damaged, or a change is malformed.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from medgen.methods import build
@@ -74,12 +75,17 @@ def open_run(folder: Path, changes: Sequence[str] = ()) -> Run:
     unneeded = getattr(method, "training_only", ())
     for name in unneeded:
         setattr(method, name, None)
-    halved = {
-        name: value.half().to(value.dtype) if value.is_floating_point() else value
-        for name, value in load_file(folder / "weights.safetensors").items()
-        if name.partition(".")[0] not in unneeded
-    }
-    method.load_state_dict(halved)
+    try:
+        halved = {
+            name: value.half().to(value.dtype) if value.is_floating_point() else value
+            for name, value in load_file(folder / "weights.safetensors").items()
+            if name.partition(".")[0] not in unneeded
+        }
+        method.load_state_dict(halved)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        msg = f"the weights in {folder} are missing, damaged or of another method: {reason}"
+        raise InputError(msg, "Train again, or copy the whole folder again.") from error
     return Run(record, config, method.eval())
 
 
@@ -90,6 +96,9 @@ def _record_of(run: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         msg = f"{run} holds no finished training run ({error})"
         raise InputError(msg, "Give the folder that `medgen train -o` wrote.") from error
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        msg = f"{run / 'training.json'} was not written by medgen train"
+        raise InputError(msg, "Give the folder that `medgen train -o` wrote.")
     if not record.get("finished"):
         msg = f"the training run in {run} stopped at step {record.get('step')} before its end"
         raise InputError(msg, "Finish it with `medgen train --resume`.")
@@ -108,6 +117,8 @@ def _changed(data: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
         place = found
         for name in outer:
             place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--set {change}: data.{name} has no keys of its own")
         place[last] = value
     return found
 

@@ -124,7 +124,7 @@ def check_number(wish: Request, n: int, where: Path | None = None) -> int:
         there = next(p for p in (where, *where.absolute().parents) if p.is_dir())
         free = shutil.disk_usage(there).free
         if size > free:
-            msg = f"{n} images need about {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+            msg = f"{n} images need about {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
             raise InputError(msg, "Make fewer, or choose another disk with -o.")
     return size
 

@@ -122,7 +122,7 @@ def _write(
     outputs = [folder / MANIFEST, folder / SHEET, folder / GALLERY]
     record = run_record(
         command,
-        inputs=[fingerprint(path) for path in made.inputs],
+        inputs=[_nameless(path) for path in made.inputs],
         outputs=outputs,
         timings=timings,
         model={
@@ -291,6 +291,11 @@ def ending_of(wish: Request, format: str) -> str:
     return "" if format == "dicom" and len(wish.image_shape) == 4 else ENDINGS[format]
 
 
+def _nameless(path: Path) -> dict[str, Any]:
+    """A fingerprint without the file's name, which may name a patient."""
+    return {key: value for key, value in fingerprint(path).items() if key != "name"}
+
+
 def _hash(path: Path) -> str:
     return str(fingerprint(path)["sha256"])
 
@@ -338,7 +343,7 @@ class _Pictures:
             card = {
                 "file": f"{IMAGES}/{stem_of(one)}{self.ending}",
                 "index": sample.index, "name": sample.name,
-                "condition": sample.condition or sample.name, "origin": _origin(sample),
+                "condition": sample.condition, "origin": _origin(sample),
                 "distance": far["nearest_training_distance"],
                 "percentile": far["nearest_training_percentile"],
                 "picture": data_uri(picture, "png"),

@@ -108,6 +108,9 @@ def test_every_kind_of_output(cli: Cli, tmp_path: Path, words: tuple[str, ...]) 
     ("-c cancer --grid --steps 1000", "--steps must be"),
     ("-c cancer --interpolate 0 nowhere.png", "no image file"),
     ("-c cancer --interpolate 0 1 --steps 1", "--steps must be"),
+    ("-m tiny-colon --grid", "one must be chosen"),
+    (f"-c cancer --interpolate 0 {'9' * 5000}", "images are numbered"),
+    (f"-c cancer --interpolate 0 {'a' * 300}", "File name too long"),
     ("-c cancer --set a=b", "--set goes with"),
     ("-c cancer --arithmetic a-b", "with blanks"),
     ("-c cancer --arithmetic a", "no set of images 'a'"),
@@ -151,6 +154,7 @@ def test_a_real_image_is_inverted(cli: Cli, tmp_path: Path) -> None:
     manifest = (tmp_path / "out" / "manifest.jsonl").read_text()
     assert json.loads(manifest)["residual"] > 0
     assert "patient-name" not in manifest
+    assert "patient-name" not in (tmp_path / "out" / "run.json").read_text()
 
 
 def test_detectors_refuse_generators(cli: Cli, tmp_path: Path, scan: Path) -> None:

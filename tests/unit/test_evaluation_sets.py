@@ -14,6 +14,13 @@ from medgen.errors import InputError, LeakageError
 from medgen.tasks.evaluation_sets import Where, read_sets
 
 
+def edited(fake, **changes):
+    """Change the first line of a manifest, as somebody with an editor might."""
+    path = fake / "manifest.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | changes), *rest]))
+
+
 def test_a_synthesis_and_real_subfolders(tmp_path):
     real = real_folder(tmp_path / "real", 8)
     fake = made_folder(tmp_path / "fake", 6)
@@ -142,6 +149,12 @@ def test_the_same_file_on_both_sides_is_leakage(tmp_path):
             ),
             "00003.png is 32 x 32 colour",
         ),
+        (lambda fake: edited(fake, file="../real/lying/l000_0.png"), "leads out of the folder"),
+        (lambda fake: edited(fake, file="/etc/hosts"), "leads out of the folder"),
+        (lambda fake: edited(fake, labels=5), "5 is no name"),
+        (lambda fake: edited(fake, condition=["lying"]), "is no name"),
+        (lambda fake: (fake / "manifest.jsonl").write_text("[1]\n"), "damaged"),
+        (lambda fake: (fake / "manifest.jsonl").write_text("null\n"), "damaged"),
     ],
 )
 def test_a_damaged_synthesis_is_refused(tmp_path, damage, message):
@@ -160,3 +173,19 @@ def test_missing_folders_and_conditions_are_refused(tmp_path):
     (fake / "manifest.jsonl").write_text("\n".join([json.dumps(without), *lines[1:]]))
     with pytest.raises(InputError, match="others have none"):
         read_sets(real, fake, None, Where())
+
+
+def test_label_pictures_of_a_synthesis_hold_numbers_not_colours(tmp_path):
+    from medgen.io.synthetic import write_label_png
+
+    real, fake = tmp_path / "real", tmp_path / "fake"
+    annotated_folder(real)
+    labels = np.arange(32 * 24).reshape(32, 24) % 3
+    for name in ("images", "labels"):
+        (fake / name).mkdir(parents=True)
+    Image.fromarray(np.zeros((24, 32), np.uint8)).save(fake / "images" / "0.png")
+    write_label_png(fake / "labels" / "0.png", labels, {})
+    line = {"file": "images/0.png", "labels": "labels/0.png", "index": 0}
+    (fake / "manifest.jsonl").write_text(json.dumps(line))
+    loaded = read_sets(real, fake, None, Where())
+    assert np.array_equal(loaded.fake.labels[0, 0], labels)

@@ -192,5 +192,36 @@ def test_recipes_that_do_not_fit(run: Path, recipe: Recipe, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("name", "content", "problem"), [
+    ("training.json", b"[]", "not written by medgen train"),
+    ("training.json", b'{"finished": true}', "not written by medgen train"),
+    ("weights.safetensors", b"", "damaged"),
+    ("weights.safetensors", None, "missing"),
+])  # fmt: skip
+def test_damaged_runs_are_refused(
+    run: Path, recipe: Recipe, tmp_path: Path, name: str, content: bytes | None, problem: str
+) -> None:
+    damaged = tmp_path / "run"
+    damaged.mkdir()
+    for file in ("training.json", "weights.safetensors"):
+        (damaged / file).write_bytes((run / file).read_bytes())
+    if content is None:
+        (damaged / name).unlink()
+    else:
+        (damaged / name).write_bytes(content)
+    with pytest.raises(InputError, match=problem):
+        pack(damaged, recipe, tmp_path / "out")
+
+
+def test_a_task_that_is_no_name_and_a_key_below_a_value_are_refused(
+    run: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "x.yaml").write_text("task: [synthesize]\n")
+    with pytest.raises(InputError, match="task must be one of"):
+        read_recipe(tmp_path / "x.yaml")
+    with pytest.raises(InputError, match="has no keys of its own"):
+        pack(run, recipe, tmp_path / "out", changes=["data.folder.x=1"])
+
+
 def test_packages_survive_the_shelf(package: ModelPackage) -> None:
     assert load_package(package.folder).sha256 == package.sha256

@@ -342,6 +342,22 @@ def test_arithmetic_of_folders_and_attributes(
         arithmetic(wish, "x", sets={"x": tmp_path / "absent"}, device="cpu")
 
 
+@pytest.mark.parametrize("change", [
+    {"latent": [1.0, 2.0]}, {"latent": [[1.0] * 8]}, {"latent": [float("nan")] * 8},
+    {"latent": [1e60] * 8}, {"latent": "x"}, {"latent_space": "q"}, {"latent_space": "w"},
+    {"truncation": float("nan")}, {"truncation": "x"}, {"condition": ["cancer"]}, {"file": 3},
+], ids=str)  # fmt: skip
+def test_a_manifest_that_was_edited_is_refused(
+    latents: ModelPackage, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    synthesize(latents, conditions="cancer", n=2, device="cpu").save(tmp_path / "made")
+    first, *rest = lines(tmp_path / "made")
+    text = "\n".join(json.dumps(line) for line in (first | change, *rest))
+    (tmp_path / "made" / "manifest.jsonl").write_text(text)
+    with pytest.raises(InputError, match="is damaged"):
+        arithmetic(request(latents, ["cancer"]), "x", sets={"x": tmp_path / "made"}, device="cpu")
+
+
 @pytest.mark.parametrize("name", ["latents", "styles"])
 def test_inversion_finds_an_image_of_the_model(shelf: Path, name: str, tmp_path: Path) -> None:
     made = synthesize(shelf / name, conditions="cancer", n=2, seed=4, device="cpu")
