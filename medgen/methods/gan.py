@@ -15,6 +15,10 @@ E[log(1 - D(G(z)))]`` with z standard normal, where G is trained to raise ``log 
 - ``spectral_norm`` (Miyato et al. 2018), two learning rates (Heusel et al. 2017), instance noise
   (Sønderby et al. 2017), DiffAugment (Zhao et al. 2020) and adaptive augmentation (Karras 2020).
 
+A batch may also hold ``teacher_latent`` and the ``teacher_image`` that a larger generator makes of
+it; then the generator imitates these too (Aguinaldo et al., "Compressing GANs using Knowledge
+Distillation", 2019: joint loss).
+
 The names dcgan, lsgan, wgan, wgan_gp, hinge, cgan, acgan and projection_gan stand for this method
 with their papers' settings. ``image`` of :meth:`GAN.generate` is in -1..1, as the training images.
 """
@@ -105,6 +109,9 @@ class GANConfig(Config):
         0.0, ge=0, description="deviation of noise on all images that the critic sees, at the start"
     )
     noise_steps: int = Field(10_000, ge=1, description="steps in which the noise falls to 0")
+    imitation_weight: float = Field(
+        10.0, ge=0, description="weight of the mean absolute difference from a teacher's images"
+    )
     n_critic: int = Field(
         1, ge=1, description="critic steps for each step of the generator; divides the batch"
     )
@@ -160,7 +167,14 @@ class GAN(nn.Module):
             if self.config.clip is not None:
                 for weight in self.critic.parameters():
                     weight.data.clamp_(-self.config.clip, self.config.clip)
-        yield "generator", *self._generator_loss(images[-1], conditions[-1])
+        loss, parts = self._generator_loss(images[-1], conditions[-1])
+        if "teacher_image" in batch:
+            condition = batch["condition"] if self.conditions else None
+            copy = self.generator(batch["teacher_latent"], condition)
+            imitation = F.l1_loss(copy.float(), batch["teacher_image"])
+            loss = loss + self.config.imitation_weight * imitation
+            parts["imitation"] = imitation.detach()
+        yield "generator", loss, parts
         self.steps += 1
 
     def generate(

@@ -22,6 +22,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "phantoms": ("medgen.anatomy", "PhantomSource"),
     "mixed": ("medgen.mixed_sets", "Mixed"),
     "images": ("medgen.image_sets", "Images"),
+    "taught": ("medgen.training.taught", "Taught"),
     "annotated": ("medgen.annotated_sets", "AnnotatedImages"),
     "annotated_joint": ("medgen.training.joint_labels", "JointLabels"),
     "annotated_brain": ("medgen.annotated_brain", "AnnotatedBrain"),
