@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -346,7 +346,7 @@ def _recorded_code(entry: Mapping[str, Any], maker: Maker) -> tuple[Code, float]
     return Code(values.astype(np.float32).reshape(shapes[space]), space, number), truncation
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
