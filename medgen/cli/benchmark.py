@@ -88,7 +88,7 @@ def synthesis(
         "samples": samples, "segmentation_steps": segmentation_steps, "features": features,
     }  # fmt: skip
     settings = validated(BenchmarkSettings, values, "benchmark")
-    wanted = [name.strip() for name in methods.split(",") if name.strip()]
+    wanted = [name.strip() for name in methods.split(",")] if methods else []
     cells = planned(suite, wanted, seeds)
     if dry_run:
         print_json({"settings": settings.model_dump(), "cells": [cell.folder for cell in cells]})

@@ -29,6 +29,7 @@ def test_what_cannot_be_is_refused_with_exit_code_2(cli, tmp_path):
     base = ("benchmark", "synthesis", dataset, "-o", out)
     for words, message in (
         (("--methods", "dcgan,biggan"), "no method 'biggan'"),
+        (("--methods", ","), "no method ''"),
         (("--suite", "baur"), "unknown suite 'baur'"),
         (("--steps", 5, "--minutes-per-method", 1), "exclude each other"),
         (("--minutes-per-method", 0), "minutes"),
