@@ -165,7 +165,8 @@ def main() -> None:
         f"with betas {given.betas[0]:g} and {given.betas[1]:g} (clipped Wasserstein: "
         "RMSprop 5e-4, clip 0.1), penalties 0.1, cosine schedule, "
         f"{POINTS} points a step. A mode is covered if it holds at least a tenth of its "
-        f"fair share of {SAMPLES} points within 3 deviations; the data themselves have 8 modes and 98.9 % near.",
+        f"fair share of {SAMPLES} points within 3 deviations; the data themselves have "
+        "8 modes and 98.9 % near.",
         "",
         "| loss | modes covered, mean (each seed) | points near a mode | its paper says it covers "
         "modes |",
