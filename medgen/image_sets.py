@@ -137,7 +137,7 @@ class Images:
         LeakageError: See :func:`split_images`.
     """
 
-    Config = ImagesConfig
+    Config: type[ImagesConfig] = ImagesConfig
     label_names: tuple[str, ...] = ()
 
     def __init__(self, config: ImagesConfig) -> None:

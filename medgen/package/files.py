@@ -238,8 +238,8 @@ def require_task(package: ModelPackage, task: Task) -> None:
         for name, _, entry in list_packages()
         if isinstance(entry, Manifest) and entry.task == task
     ]
-    msg = f"model {package.manifest.name!r} {DOES[found]} ({found}); it cannot {task}"
-    hint = f"Models that can: {', '.join(able)}." if able else f"No model here can {task}."
+    msg = f"model {package.manifest.name!r} {DOES[found]} ({found}); needed is one for {task}"
+    hint = f"There are: {', '.join(able)}." if able else f"There is no model for {task} here."
     raise PackageError(msg, hint)
 
 

@@ -40,7 +40,7 @@ class Taught(Images):
             for :class:`medgen.image_sets.Images`.
     """
 
-    Config = TaughtConfig
+    Config: type[ImagesConfig] = TaughtConfig
 
     def __init__(self, config: TaughtConfig) -> None:
         super().__init__(config)
