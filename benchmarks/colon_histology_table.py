@@ -92,7 +92,7 @@ def untrained(config: dict[str, Any], device: str) -> Run:
 
 def real_images(data: dict[str, Any], size: tuple[int, ...]) -> tuple[ImageSet, ImageSet]:
     """Training and held-out images with conditions and groups, of the split that runs share."""
-    settings = {key: value for key, value in data.items() if key != "kind"}
+    settings = {key: value for key, value in data.items() if key in ImagesConfig.model_fields}
     sets = []
     for items in split_images(ImagesConfig.model_validate(settings)):
         pixels = [resampled(torch.from_numpy(read_image(item.path)[0]), size) for item in items]

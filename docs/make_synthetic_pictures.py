@@ -1,0 +1,45 @@
+"""Make the pictures of synthetic images in docs/images again, from the models that are shipped.
+
+Everything shown is generated and not selected: the first images of seed 0. No real image is used.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+import medgen
+from medgen.tasks.synthesize_files import draw_sheet
+
+IMAGES = Path(__file__).parent / "images"
+MODELS = {
+    "colon-histology": ("cancer", "benign"),
+    "chest-xray": ("pneumonia", "no_finding"),
+    "brain-mr-annotated": ("lesion:flair", "stroke:t2"),
+    "hippocampus-3d": ("small", "large"),
+}
+WIDTH = 1200  # pixels
+
+
+def overview(path: Path) -> None:
+    """Eight images of every model below each other."""
+    sheets = []
+    for model, conditions in MODELS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            sheet = Path(folder) / "sheet.png"
+            made = medgen.synthesize(model, conditions=conditions, n=8, device="cpu")
+            draw_sheet(made, sheet)
+            sheets.append(Image.open(sheet).convert("RGB"))
+    sheets = [s.resize((WIDTH, round(s.height * WIDTH / s.width))) for s in sheets]
+    picture = Image.new("RGB", (WIDTH, sum(sheet.height for sheet in sheets)))
+    top = 0
+    for sheet in sheets:
+        picture.paste(sheet, (0, top))
+        top += sheet.height
+    picture.quantize(256).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    overview(IMAGES / "synthetic.png")
