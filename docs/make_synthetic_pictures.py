@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 import medgen
+from medgen.report.contact_sheet import BACKGROUND
 from medgen.tasks.synthesize_files import draw_sheet
 
 IMAGES = Path(__file__).parent / "images"
@@ -24,7 +25,7 @@ WIDTH = 1200  # pixels
 
 
 def overview(path: Path) -> None:
-    """Eight images of every model below each other."""
+    """Eight images of every model, in two columns."""
     sheets = []
     for model, conditions in MODELS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -32,12 +33,15 @@ def overview(path: Path) -> None:
             made = medgen.synthesize(model, conditions=conditions, n=8, device="cpu")
             draw_sheet(made, sheet)
             sheets.append(Image.open(sheet).convert("RGB"))
-    sheets = [s.resize((WIDTH, round(s.height * WIDTH / s.width))) for s in sheets]
-    picture = Image.new("RGB", (WIDTH, sum(sheet.height for sheet in sheets)))
-    top = 0
-    for sheet in sheets:
-        picture.paste(sheet, (0, top))
-        top += sheet.height
+    sheets = [s.resize((WIDTH // 2, round(s.height * WIDTH / 2 / s.width))) for s in sheets]
+    columns = sheets[:2], sheets[2:]
+    height = max(sum(sheet.height for sheet in column) for column in columns)
+    picture = Image.new("RGB", (WIDTH, height), BACKGROUND)
+    for number, column in enumerate(columns):
+        top = 0
+        for sheet in column:
+            picture.paste(sheet, (number * WIDTH // 2, top))
+            top += sheet.height
     picture.quantize(256).save(path, optimize=True)
 
 

@@ -85,9 +85,9 @@ def test_what_a_model_does_not_have_is_refused(brain: ModelPackage, shelf: Path)
 
 
 def test_a_model_for_another_task_names_those_that_can(shelf: Path) -> None:
-    with pytest.raises(PackageError, match="cannot synthesize") as caught:
+    with pytest.raises(PackageError, match="needed is one for synthesize") as caught:
         find_model("finder", [])
     assert "brain, colon, plain" in str(caught.value.hint)
-    with pytest.raises(PackageError, match="cannot detect-anomalies") as caught:
+    with pytest.raises(PackageError, match="needed is one for detect-anomalies") as caught:
         detect_anomalies("scan.nii.gz", "colon")
     assert "finder" in str(caught.value.hint)
