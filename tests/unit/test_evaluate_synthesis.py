@@ -160,6 +160,13 @@ def test_a_held_out_image_or_patient_among_the_training_images_is_leakage():
         measure(real, fake, again, EXTRACTOR, **QUICK)
 
 
+def test_empty_slices_of_two_patients_are_no_leakage():
+    real, fake, train = pictures(40, 0), pictures(40, 1), pictures(40, 3)
+    real.images[5], train.images[9] = -1, -1
+    found = measure(real, fake, ImageSet(train.images), EXTRACTOR, **QUICK)
+    assert "copy_rate" in found["metrics"]
+
+
 def test_leakage_does_not_depend_on_how_exact_features_are():
     """Features of one image differ in the last bits with the batch that it is in."""
 
