@@ -71,6 +71,9 @@ bench: setup
 	$(BIN)/python benchmarks/dicom_outcomes.py --output benchmarks/results/dicom_outcomes.md
 	$(BIN)/python benchmarks/burned_in_text.py --data $(DATA)
 	$(BIN)/python benchmarks/cohort.py --output benchmarks/results/cohort.md
+	$(BIN)/python benchmarks/mixture_modes.py --output benchmarks/results/mixture_modes.md \
+	  --picture docs/images/mixture_modes.png
+	$(BIN)/python benchmarks/synthesis_speed.py --output benchmarks/results/synthesis_speed.md
 	$(BIN)/python benchmarks/healthy_scans.py --data $(DATA) \
 	  --output benchmarks/results/healthy_scans.md
 	$(BIN)/python benchmarks/anomaly_real.py --data $(DATA) --model brain-mr $(BASELINES) \
