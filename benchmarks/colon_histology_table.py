@@ -13,6 +13,7 @@ beside them. Writes a table, and a sheet of generated images for each run.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from medgen.devices import resolve_device
@@ -128,9 +130,12 @@ def draw(images: ImageSet, names: tuple[str, ...], path: Path, title: str) -> No
         for place, index in enumerate(chosen):
             picture = np.round((images.images[index].transpose(2, 1, 0) + 1) * 127.5)
             tiles.append(Tile(picture.astype(np.uint8), name if place == 0 else ""))
-    contact_sheet(
-        tiles, path, title=title, subtitle=f"uncurated; {', '.join(names)}", columns=SHEET_COLUMNS
-    )
+    sheet = io.BytesIO()
+    subtitle = f"uncurated; {', '.join(names)}"
+    contact_sheet(tiles, sheet, title=title, subtitle=subtitle, columns=SHEET_COLUMNS)
+    picture = Image.open(sheet).convert("RGB")
+    picture.thumbnail((700, 1400))
+    picture.save(path, quality=80)
 
 
 def number(row: dict[str, Any] | None, key: str, factor: float) -> str:
@@ -199,7 +204,7 @@ def main() -> None:
     results = []
     for run in runs:
         fake = sampled(run, len(names), options.samples, size, options.seed, device)
-        sheet = options.output.with_name(f"{options.output.stem}_{run.name}.png")
+        sheet = options.output.with_name(f"{options.output.stem}_{run.name}.jpg")
         draw(fake, names, sheet, run.name)
         result = measure(held_out, fake, train, extractor, condition_names=names, device=device)
         results.append((run, result))
@@ -229,7 +234,7 @@ def main() -> None:
         "in the row of the real ones, on the other half of these. Minutes: of training on the "
         "machine of each run. Parameters: of the generator.",
         "",
-        *(f"![{run.name}]({options.output.stem}_{run.name}.png)" for run in runs),
+        *(f"![{run.name}]({options.output.stem}_{run.name}.jpg)" for run in runs),
     ]
     options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -42,8 +42,8 @@ def overview(path: Path) -> None:
         for sheet in column:
             picture.paste(sheet, (number * WIDTH // 2, top))
             top += sheet.height
-    picture.quantize(256).save(path, optimize=True)
+    picture.save(path, quality=82)
 
 
 if __name__ == "__main__":
-    overview(IMAGES / "synthetic.png")
+    overview(IMAGES / "synthetic.jpg")

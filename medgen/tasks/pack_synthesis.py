@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SAMPLES = "samples.png"
 SHOWN = 32
+SHEET_EDGE = 1000  # pixels of the card's picture, at most
 GOLDEN = 2
 # Images taken of a source that draws them without end.
 DRAWN, DRAWN_HELD_OUT = 1000, 250
@@ -225,8 +226,10 @@ def _picture(package: ModelPackage) -> bytes:
 
     sheet, file = io.BytesIO(), io.BytesIO()
     draw_sheet(synthesize(package, n=SHOWN, device="cpu"), sheet)
-    # 256 colours look the same and take a third of the room.
-    PIL.Image.open(sheet).quantize(256).save(file, format="PNG", optimize=True)
+    picture = PIL.Image.open(sheet)
+    picture.thumbnail((SHEET_EDGE, SHEET_EDGE))
+    # Few colours look the same and take a third of the room.
+    picture.quantize(96).save(file, format="PNG", optimize=True)
     return file.getvalue()
 
 
