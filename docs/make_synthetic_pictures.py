@@ -21,7 +21,12 @@ MODELS = {
     "brain-mr-annotated": ("lesion:flair", "stroke:t2"),
     "hippocampus-3d": ("small", "large"),
 }
-WIDTH = 1200  # pixels
+COLUMNS = 440, 760  # pixels: plain images, and images beside their labels
+
+
+def fitted(sheet: Image.Image, width: int) -> Image.Image:
+    """The sheet at another width."""
+    return sheet.resize((width, round(sheet.height * width / sheet.width)))
 
 
 def overview(path: Path) -> None:
@@ -33,14 +38,14 @@ def overview(path: Path) -> None:
             made = medgen.synthesize(model, conditions=conditions, n=8, device="cpu")
             draw_sheet(made, sheet)
             sheets.append(Image.open(sheet).convert("RGB"))
-    sheets = [s.resize((WIDTH // 2, round(s.height * WIDTH / 2 / s.width))) for s in sheets]
-    columns = sheets[:2], sheets[2:]
-    height = max(sum(sheet.height for sheet in column) for column in columns)
-    picture = Image.new("RGB", (WIDTH, height), BACKGROUND)
-    for number, column in enumerate(columns):
+    left = [fitted(sheet, COLUMNS[0]) for sheet in sheets[:2]]
+    right = [fitted(sheet, COLUMNS[1]) for sheet in sheets[2:]]
+    height = max(sum(sheet.height for sheet in column) for column in (left, right))
+    picture = Image.new("RGB", (sum(COLUMNS), height), BACKGROUND)
+    for start, column in ((0, left), (COLUMNS[0], right)):
         top = 0
         for sheet in column:
-            picture.paste(sheet, (number * WIDTH // 2, top))
+            picture.paste(sheet, (start, top))
             top += sheet.height
     picture.save(path, quality=82)
 
