@@ -35,7 +35,7 @@ from medgen.tasks.latents import Code, Sample, draw
 from medgen.tasks.sampling import block_size, render
 from medgen.training import TrainingConfig, train
 from medgen.training.batches import build_source
-from medgen.training.loop import build_method
+from medgen.training.build import build_method
 
 BATCH, TILES = 16, 64
 METHODS: dict[str, dict[str, Any]] = {

@@ -15,14 +15,6 @@ the images that encoder and critic see. Networks are those of DCGAN, as in the p
 Two choices differ from the paper: errors and divergences are means over features and latent
 variables, so that ``beta`` and ``gamma`` hardly depend on sizes; and the decoder maximises
 ``log D`` (the non-saturating loss) where the paper minimises ``log(1 - D)``.
-
-Three additions, off by default, make it learn from few images. ``pixel_weight`` adds the mean
-absolute difference of x and x~ to the losses of encoder and decoder, which draws coarse shapes
-before the critic has features to see them by. ``diffaugment`` augments what the
-critic sees (Zhao et al. 2020). ``fitted_prior`` samples not from N(0, I) but from the Gaussian of
-each condition's codes, whose moments are tracked while training (ex-post density estimation;
-Ghosh et al., "From Variational to Deterministic Autoencoders", ICLR 2020): with little divergence
-asked, codes leave the prior, and samples of the prior would be codes that no image has.
 """
 
 from __future__ import annotations
@@ -33,24 +25,17 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
-from medgen.augmentation import DiffAugment
 from medgen.config import Config
 from medgen.errors import InputError
 from medgen.losses import ADVERSARIAL, critic_parts, kl_to_standard_normal, squared_error
 from medgen.networks.discriminators import DCGANBody
-from medgen.networks.generators import DCGANGenerator
+from medgen.networks.generators import DCGANGenerator, with_condition
 from medgen.networks.layers import frozen, one_hot
 
 # exp() of these is still finite and positive in float32.
 LOGVAR_LIMITS = (-30.0, 20.0)
-# Of the codes' moments, at each step with the condition in the batch.
-MOMENT_DECAY = 0.995
-# Of the fitted prior along any direction. Rounding, in packages to half precision, can leave less
-# than nothing of a variance.
-SMALLEST_VARIANCE = 1e-4
 
 critic_loss, generator_loss = ADVERSARIAL["non_saturating"]
 
@@ -70,24 +55,11 @@ class VAEGANConfig(Config):
     gamma: float = Field(
         1.0, ge=0, description="weight of likeness against deceiving the critic, in the decoder"
     )
-    pixel_weight: float = Field(
-        0.0, ge=0, description="weight of the absolute difference of images and their copies"
-    )
-    diffaugment: bool = Field(
-        False, description="augment what the critic sees, against learning few images by heart"
-    )
-    fitted_prior: bool = Field(
-        False, description="sample from the Gaussian of each condition's codes, not from N(0, I)"
-    )
     learning_rate: float = Field(2e-4, gt=0, description="Adam learning rate of all networks")
 
 
 class VAEGAN(nn.Module):
     """Makes images from noise, and encodes real ones.
-
-    Attributes:
-        code_mean: Running mean of the codes of each condition ``(conditions or 1, latent)``.
-        code_square: Running mean of their outer products ``(conditions or 1, latent, latent)``.
 
     Raises:
         InputError: ``image_size`` has a wrong length, or is no small grid times a power of two.
@@ -96,9 +68,7 @@ class VAEGAN(nn.Module):
     Config = VAEGANConfig
     input_slices = 1
     divisor = 1
-    training_only = ("critic", "encoder", "augment")
-    code_mean: Tensor
-    code_square: Tensor
+    training_only = ("critic", "encoder")
 
     def __init__(self, config: VAEGANConfig) -> None:
         super().__init__()
@@ -114,11 +84,6 @@ class VAEGAN(nn.Module):
             config.conditions,
         )  # fmt: skip
         self.critic = _Eye(config, outputs=1)
-        self.augment = DiffAugment() if config.diffaugment else nn.Identity()
-        # Start as N(0, I), which is also the prior that is not fitted.
-        groups, latent = max(1, config.conditions), config.latent
-        self.register_buffer("code_mean", torch.zeros(groups, latent))
-        self.register_buffer("code_square", torch.eye(latent).repeat(groups, 1, 1))
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Algorithm 1 updates three networks, each by its own loss."""
@@ -133,34 +98,27 @@ class VAEGAN(nn.Module):
         """Critic, encoder and decoder; each sees those before it already updated."""
         image = batch["image"]
         condition = batch["condition"] if self.conditions else None
-        noise = torch.randn(len(image), self.config.latent, device=image.device)
+        prior = torch.randn(len(image), self.config.latent, device=image.device)
         mean, logvar = self.encode(image, condition)
         latent = mean + torch.exp(logvar / 2) * torch.randn_like(mean)
-        self._follow(latent.detach(), condition)
-        prior = self._from_prior(noise, condition)
 
         with torch.no_grad():
             fakes = self._decode(torch.cat([latent, prior]), _twice(condition))
-        real, _ = self.critic(self.augment(image), condition)
-        fake, _ = self.critic(self.augment(fakes), _twice(condition))
+        real, _ = self.critic(image, condition)
+        fake, _ = self.critic(fakes, _twice(condition))
         yield "critic", critic_loss(real[:, 0], fake[:, 0]), critic_parts(real, fake)
 
         with frozen(self.critic), frozen(self.decoder):
-            copy = self._decode(latent, condition)
-            error = self._error(image, copy, condition)
-        pixels = F.l1_loss(copy, image)
+            error = self._error(image, self._decode(latent, condition), condition)
         divergence = kl_to_standard_normal(mean, logvar, reduction="mean")
-        parts = {"likeness": error, "pixels": pixels, "divergence": divergence}
-        loss = error + self.config.pixel_weight * pixels + self.config.beta * divergence
-        yield "encoder", loss, {name: value.detach() for name, value in parts.items()}
+        parts = {"likeness": error.detach(), "divergence": divergence.detach()}
+        yield "encoder", error + self.config.beta * divergence, parts
 
         with frozen(self.critic):
             fakes = self._decode(torch.cat([latent.detach(), prior]), _twice(condition))
-            fake, _ = self.critic(self.augment(fakes), _twice(condition))
-            copy = fakes[: len(image)]
-            error = self._error(image, copy, condition)
+            fake, _ = self.critic(fakes, _twice(condition))
+            error = self._error(image, fakes[: len(image)], condition)
         loss = generator_loss(fake[:, 0], real[:, 0].detach()) + self.config.gamma * error
-        loss = loss + self.config.pixel_weight * F.l1_loss(copy, image)
         parts = {"fake_score": fake.detach().mean(), "likeness": error.detach()}
         yield "generator", loss, parts
 
@@ -187,18 +145,15 @@ class VAEGAN(nn.Module):
             InputError: A condition is missing, or there are none.
         """
         self._check(condition)
-        return {"image": self._decode(self._from_prior(latent * truncation, condition), condition)}
+        return {"image": self._decode(latent * truncation, condition)}
 
     def map(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What the decoder takes: codes beside one-hot conditions ``(B, latent + conditions)``.
+        """What the decoder takes: latents beside one-hot conditions ``(B, latent + conditions)``.
 
         Between two of these vectors lie images between two conditions.
         """
         self._check(condition)
-        codes = self._from_prior(latent, condition)
-        if not self.conditions or condition is None:
-            return codes
-        return torch.cat([codes, one_hot(condition, self.conditions)], 1)
+        return with_condition(latent, condition, self.conditions)
 
     def synthesize(self, w: Tensor) -> Tensor:
         """Images ``(B, C, *image_size)`` in -1..1 of vectors as :meth:`map` gives them."""
@@ -206,44 +161,12 @@ class VAEGAN(nn.Module):
 
     @property
     def w_mean(self) -> Tensor:
-        """The vector of each condition's mean code ``(conditions or 1, latent + conditions)``."""
-        if not self.conditions:
-            return self.code_mean
-        return torch.cat([self.code_mean, torch.eye(self.conditions).to(self.code_mean)], 1)
-
-    @torch.no_grad()
-    def _follow(self, codes: Tensor, condition: Tensor | None) -> None:
-        """Move the moments of the codes of every condition in the batch."""
-        if not self.config.fitted_prior:
-            return
-        groups = len(self.code_mean)
-        everyone = codes.new_ones(len(codes), 1)
-        member = everyone if condition is None else one_hot(condition, groups)
-        share = member / member.sum(0).clamp(min=1)
-        rate = (member.sum(0) > 0) * (1 - MOMENT_DECAY)
-        with torch.autocast(codes.device.type, enabled=False):  # a variance is a small difference
-            mean = share.T @ codes
-            square = torch.einsum("bk,bi,bj->kij", share, codes, codes)
-        self.code_mean.lerp_(mean, rate[:, None].expand_as(mean))
-        self.code_square.lerp_(square, rate[:, None, None].expand_as(square))
-
-    def _root(self) -> Tensor:
-        """Symmetric roots of the covariances of the codes ``(conditions or 1, latent, latent)``."""
-        mean = self.code_mean.double()  # buffers: no gradient comes here
-        covariance = self.code_square.double() - mean[:, :, None] * mean[:, None, :]
-        variances, axes = torch.linalg.eigh(covariance)
-        deviations = variances.clamp(min=SMALLEST_VARIANCE).sqrt()
-        return ((axes * deviations[:, None, :]) @ axes.mT).float()
-
-    def _from_prior(self, noise: Tensor, condition: Tensor | None) -> Tensor:
-        """Codes of standard normal noise ``(B, latent)``."""
-        if not self.config.fitted_prior:
-            return noise
-        chosen = torch.zeros(len(noise), dtype=torch.int64, device=noise.device)
-        chosen = chosen if condition is None else condition
-        with torch.autocast(noise.device.type, enabled=False):
-            root = self._root()[chosen]
-            return self.code_mean[chosen] + torch.einsum("bij,bj->bi", root, noise)
+        """The vector of each condition's mean latent ``(conditions or 1, latent + conditions)``."""
+        weight = next(self.decoder.parameters())
+        groups = max(1, self.conditions)
+        mean = weight.new_zeros(groups, self.config.latent)
+        condition = torch.arange(groups, device=weight.device) if self.conditions else None
+        return with_condition(mean, condition, self.conditions)
 
     def _check(self, condition: Tensor | None) -> None:
         if (condition is None) != (self.conditions == 0):

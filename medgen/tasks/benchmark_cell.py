@@ -28,8 +28,9 @@ from medgen.tasks.benchmark_plan import (
     budget,
 )
 from medgen.tasks.detect_files import write_json
-from medgen.tasks.evaluate_synthesis import measure, segmentation_dice
+from medgen.tasks.evaluate_synthesis import measure
 from medgen.tasks.image_set import ImageSet
+from medgen.tasks.segmentation import segmentation_dice
 from medgen.training.joint_labels import separate
 from medgen.training.loop import WEIGHTS
 

@@ -10,7 +10,7 @@ what a model that only copied them would get.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from medgen.tasks.image_set import ImageSet
 if TYPE_CHECKING:
     from medgen.features import FeatureExtractor
 
-__all__ = ["ImageSet", "compare", "measure", "refuse_other_extractor", "segmentation_dice"]
+__all__ = ["ImageSet", "compare", "measure", "refuse_other_extractor"]
 
 Array = NDArray[Any]
 HIGHER, LOWER, LIKE_REAL = "higher", "lower", "like real"
@@ -366,25 +366,3 @@ def images_sha256(images: Array) -> str:
 
 def _digests(images: Array) -> list[bytes]:
     return [hashlib.sha256(image.tobytes()).digest() for image in images]
-
-
-def segmentation_dice(
-    train_sets: Mapping[str, ImageSet | tuple[ImageSet, ...]],
-    test: ImageSet,
-    *,
-    label_count: int,
-    steps: int = 1000,
-    seeds: Sequence[int] = (0, 1, 2),
-    device: str = "cpu",
-    label_names: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Dice on real test patients of U-Nets trained on each set.
-
-    See :func:`medgen.tasks.segmentation.segmentation_dice`, which this loads when it is called.
-    """
-    from medgen.tasks.segmentation import segmentation_dice as run
-
-    return run(
-        train_sets, test, label_count=label_count, steps=steps, seeds=seeds, device=device,
-        label_names=label_names,
-    )  # fmt: skip

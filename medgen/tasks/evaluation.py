@@ -19,7 +19,6 @@ from medgen.tasks.evaluate_synthesis import (
     images_sha256,
     measure,
     refuse_other_extractor,
-    segmentation_dice,
 )
 from medgen.tasks.evaluation_sets import Loaded, Where, read_sets
 from medgen.tasks.output_folder import output_folder, refuse_inside
@@ -155,6 +154,8 @@ def _segmentation(loaded: Loaded, wish: Options, device: str) -> dict[str, Any]:
     sets: dict[str, Any] = {SYNTHETIC: fake}
     if train is not None and train.labels is not None:
         sets |= {REAL: train, BOTH: (train, fake)}
+    from medgen.tasks.segmentation import segmentation_dice
+
     every = [s.labels for s in (real, fake, train) if s is not None and s.labels is not None]
     return segmentation_dice(
         sets, real, label_count=1 + max(int(labels.max()) for labels in every),

@@ -81,7 +81,7 @@ def dry_run(settings: TrainingConfig) -> dict[str, Any]:
     if settings.data.get("kind") in DRAWN:
         return values
     from medgen.training.batches import build_source
-    from medgen.training.loop import build_method
+    from medgen.training.build import build_method
 
     facts = getattr(build_source(settings, build_method(settings)), "facts", {})
     return values | {"source": _without_ids(facts)}

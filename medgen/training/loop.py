@@ -22,16 +22,15 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medgen.devices import resolve_device
 from medgen.errors import InputError, MedgenError
-from medgen.methods import method_class, registered
 from medgen.run_record import versions
 from medgen.training.batches import Batch, batches, build_source, can_sample, in_words
+from medgen.training.build import build_method
 from medgen.training.checkpoint import (
     Position,
     load_checkpoint,
@@ -40,7 +39,7 @@ from medgen.training.checkpoint import (
     save_checkpoint,
     write_complete,
 )
-from medgen.training.config import CHANGEABLE, TrainingConfig, validated
+from medgen.training.config import CHANGEABLE, TrainingConfig
 from medgen.training.health import REMEDIES, Finding
 from medgen.training.monitor import Monitor, validate, write_json
 from medgen.training.pictures import save_grid
@@ -130,48 +129,6 @@ def train(
             progress=progress,
         ) as monitor:
             return run.go(monitor, max_minutes)
-
-
-def build_method(config: TrainingConfig) -> Any:
-    """The method that a configuration describes, with its first weights.
-
-    Raises:
-        InputError: A setting is unknown or does not fit, or the method has nothing to train.
-    """
-    torch.manual_seed(config.seed)
-    cls = method_class(config.method)
-    settings = registered(config.method, config.config)[1]
-    method = cls(validated(cls.Config, settings, f"config of {config.method}"))
-    if not method.state_dict():
-        raise InputError(f"method {config.method!r} has nothing to train")
-    if config.start_from is not None:
-        _begin_with(method, config.start_from)
-    return method
-
-
-def _begin_with(method: Any, path: Path) -> None:
-    """Put the weights of an earlier run into a new method.
-
-    Raises:
-        InputError: There is no such file, or it holds weights of other networks.
-    """
-    try:
-        missing, unknown = method.load_state_dict(load_file(path), strict=False)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read start_from {path}: {error}", _START_HINT) from error
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        msg = f"the weights in {path} do not fit this method: {reason}"
-        raise InputError(msg, _START_HINT) from error
-    begun_anew = tuple(f"{part}." for part in getattr(method, "training_only", ()))
-    wrong = [*unknown, *(name for name in missing if not name.startswith(begun_anew))]
-    if wrong:
-        raise InputError(
-            f"the weights in {path} are of other networks; they differ in {wrong[0]}", _START_HINT
-        )
-
-
-_START_HINT = "Give weights.safetensors of a run with the same method and config."
 
 
 class _Run:

@@ -65,7 +65,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "spade unconditional": {**SPADE, "conditions": 0},
     "vaegan": {**VAEGAN, "conditions": 2},
     "vaegan unconditional": VAEGAN,
-    "vaegan fitted": {**VAEGAN, "conditions": 2, "fitted_prior": True, "diffaugment": True},
 }
 LATE = {"progan": 12}  # steps until all layers have grown and take part
 # No gradient while all outputs lie within the hinge's margins, as they do at first.

@@ -10,7 +10,8 @@ from scipy.stats import wilcoxon
 from medgen.errors import InputError, LeakageError
 from medgen.metrics import dice
 from medgen.tasks import segmentation
-from medgen.tasks.evaluate_synthesis import ImageSet, segmentation_dice
+from medgen.tasks.evaluate_synthesis import ImageSet
+from medgen.tasks.segmentation import segmentation_dice
 
 
 @pytest.fixture(autouse=True)

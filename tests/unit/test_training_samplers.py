@@ -89,7 +89,7 @@ def test_resuming_is_exact(
 def test_a_run_may_begin_with_the_weights_of_another(
     tmp_path: Path, pictures: dict[str, Any]
 ) -> None:
-    from medgen.training.loop import build_method
+    from medgen.training.build import build_method
 
     train(config(pictures), tmp_path / "first")
     path = tmp_path / "first" / "weights.safetensors"
@@ -119,7 +119,7 @@ def test_resuming_needs_no_weights_that_the_run_began_with(
 
 
 def test_weights_to_begin_with_must_fit(tmp_path: Path, pictures: dict[str, Any]) -> None:
-    from medgen.training.loop import build_method
+    from medgen.training.build import build_method
 
     train(config(pictures, steps=1), tmp_path / "first")
     weights = tmp_path / "first" / "weights.safetensors"
