@@ -31,6 +31,19 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "spade": ("medgen.methods.spade", "SPADE"),
     "vaegan": ("medgen.methods.vaegan", "VAEGAN"),
     "selfsup": ("medgen.methods.selfsup", "SelfSup"),
+    "inpaint_unet": ("medgen.methods.inpaint_unet", "InpaintUNet"),
+    "context_encoder": ("medgen.methods.context_encoder", "ContextEncoder"),
+    "gated_conv": ("medgen.methods.gated_conv", "GatedConv"),
+    "ip_medgan": ("medgen.methods.ip_medgan", "IPMedGAN"),
+    "srresnet": ("medgen.methods.srresnet", "SRResNet"),
+    "esrgan": ("medgen.methods.esrgan", "ESRGAN"),
+    "dncnn": ("medgen.methods.dncnn", "DnCNN"),
+    "noise2void": ("medgen.methods.noise2void", "Noise2Void"),
+    "pix2pix": ("medgen.methods.pix2pix", "Pix2Pix"),
+    "cyclegan": ("medgen.methods.cyclegan", "CycleGAN"),
+    "cut": ("medgen.methods.cut", "CUT"),
+    "stargan": ("medgen.methods.stargan", "StarGAN"),
+    "uaggan": ("medgen.methods.uaggan", "UAGGAN"),
 }
 
 # A published method that is a registered one with these settings. Packages name the latter.
@@ -89,6 +102,32 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "pathologygan": ("stylegan2", {"loss": "relativistic_average", "spectral_norm": True}),
+    "srgan": ("srresnet", {"adversarial_weight": 1e-3, "feature_weight": 1.0, "pixel_weight": 0.0}),
+    "rrdb": ("esrgan", {"adversarial_weight": 0.0, "feature_weight": 0.0, "pixel_weight": 1.0}),
+    "denoising_ae": ("dncnn", {"architecture": "autoencoder"}),
+    "residual_unet": ("dncnn", {"architecture": "unet"}),
+    "unet_l1": ("pix2pix", {"adversarial_weight": 0.0}),
+    "dualgan": (
+        "cyclegan",
+        {
+            "loss": "wasserstein",
+            "clip": 0.01,
+            "cycle_norm": "l1",
+            "optimizer": "rmsprop",
+            "identity_weight": 0.0,
+            "pool_size": 0,
+        },
+    ),
+    "discogan": (
+        "cyclegan",
+        {
+            "loss": "non_saturating",
+            "cycle_norm": "l2",
+            "feature_weight": 0.9,
+            "identity_weight": 0.0,
+            "pool_size": 0,
+        },
+    ),
 }
 
 
