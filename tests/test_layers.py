@@ -22,6 +22,7 @@ ROWS = (
     (
         *("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
         *("image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"),
+        *("restoration_sets", "real_scans", "domain_sets"),
     ),
     ("networks", "losses", "augmentation", "label_deformation"),
     ("methods",),
@@ -47,6 +48,13 @@ NEIGHBOURS = {
     ("annotated_brain", "label_maps"),
     ("annotated_brain", "phantoms"),
     ("mixed_sets", "image_sets"),
+    ("restoration_sets", "anatomy"),
+    ("restoration_sets", "corruption"),
+    ("restoration_sets", "label_maps"),
+    ("restoration_sets", "phantoms"),
+    ("restoration_sets", "real_scans"),
+    ("real_scans", "image_sets"),
+    ("domain_sets", "image_sets"),
     ("package", "manifest"),
     ("features", "package"),  # the shipped extractor is a package
     ("features", "manifest"),
@@ -55,6 +63,7 @@ NEIGHBOURS = {
 # Nearer than the row says: a method must stay usable on plain tensors.
 DATA = {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"}
 DATA |= {"image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"}
+DATA |= {"restoration_sets", "real_scans", "domain_sets"}
 FORBIDDEN = {
     "methods": DATA,
     "losses": DATA,
