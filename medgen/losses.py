@@ -51,6 +51,21 @@ def mean_inside(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / (mask.sum() * values.shape[1]).clamp(min=1)
 
 
+def laplace_spread(error: Tensor, log_spread: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``|e| / b + log b`` inside the mask; the best b is the mean size of the errors.
+
+    That is the negative log-likelihood of a Laplace distribution of scale b, but for log 2 (Kendall
+    and Gal, "What Uncertainties Do We Need in Bayesian Deep Learning?", 2017, for L1). No gradient
+    reaches the error, so that voxels with a large b are not given up.
+
+    Args:
+        error: Prediction minus truth ``(B, C, *spatial)``.
+        log_spread: Logarithm of b, same shape.
+        mask: 0 or 1, ``(B, 1, *spatial)``.
+    """
+    return mean_inside(error.detach().abs() * (-log_spread).exp() + log_spread, mask)
+
+
 def soft_dice(probability: Tensor, target: Tensor, *, smooth: float = 1e-5) -> Tensor:
     """Dice overlap ``2 sum(p t) / (sum(p) + sum(t))`` of a whole batch, 0..1.
 

@@ -31,6 +31,7 @@ from medgen.config import Config
 from medgen.errors import InputError
 from medgen.losses import mean_inside, soft_dice
 from medgen.methods._sizes import require_multiples
+from medgen.networks.folding import fold, unfold
 
 
 class RestoreConfig(Config):
@@ -125,26 +126,3 @@ class Restore(nn.Module):
         """``restored`` in the image's unit and the ``log_odds`` of damage, without bounds."""
         restored, logits = self(image)
         return {"restored": restored, "log_odds": logits}
-
-
-def fold(image: Tensor, factor: int) -> Tensor:
-    """Blocks of voxels become channels: ``(B, C, *s)`` to ``(B, C * factor**d, *(s / factor))``.
-
-    In 2-D this is the pixel unshuffle of Shi et al. (2016).
-    """
-    batch, channels, *sizes = image.shape
-    blocks = image.reshape(
-        batch, channels, *(n for size in sizes for n in (size // factor, factor))
-    )
-    places, within = range(2, 2 + 2 * len(sizes), 2), range(3, 3 + 2 * len(sizes), 2)
-    coarse = [size // factor for size in sizes]
-    return blocks.permute(0, 1, *within, *places).reshape(batch, -1, *coarse)
-
-
-def unfold(image: Tensor, factor: int) -> Tensor:
-    """The inverse of :func:`fold`."""
-    batch, channels, *sizes = image.shape
-    dims = len(sizes)
-    blocks = image.reshape(batch, channels // factor**dims, *[factor] * dims, *sizes)
-    order = [axis for d in range(dims) for axis in (2 + dims + d, 2 + d)]
-    return blocks.permute(0, 1, *order).reshape(batch, -1, *(size * factor for size in sizes))

@@ -4,9 +4,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Laplace, Normal, kl_divergence
 
-from medgen.losses import kl_to_standard_normal, mean_inside, soft_dice, squared_error
+from medgen.losses import (
+    kl_to_standard_normal,
+    laplace_spread,
+    mean_inside,
+    soft_dice,
+    squared_error,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -61,3 +67,23 @@ def test_soft_dice_of_masks_is_dice() -> None:
     assert float(soft_dice(first, first)) == pytest.approx(1)
     assert float(soft_dice(0 * first, 0 * first)) == pytest.approx(1)
     assert float(soft_dice(first, 1 - first)) == pytest.approx(0, abs=1e-4)
+
+
+@given(seeds)
+def test_laplace_spread_is_the_likelihood_of_the_errors_inside_the_mask(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    error, log_spread = torch.randn(2, 2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    mask = (torch.rand(2, 1, 4, 4, generator=generator) > 0.5).double()
+    mask[0, 0, 0, 0] = 1
+    surprise = -Laplace(0.0, log_spread.exp()).log_prob(error) - torch.tensor(2.0).log()
+    expected = surprise[mask.bool().expand_as(error)].mean()
+    torch.testing.assert_close(laplace_spread(error, log_spread, mask), expected)
+
+
+def test_laplace_spread_is_least_at_the_mean_size_of_errors_and_leaves_them_alone() -> None:
+    error = torch.tensor([1.0, -3.0, 2.0, -2.0]).reshape(1, 1, 4).requires_grad_()
+    log_spread = torch.tensor(2.0).log().requires_grad_()
+    laplace_spread(error, log_spread.expand(1, 1, 4), torch.ones(1, 1, 4)).backward()
+    assert log_spread.grad is not None
+    assert abs(float(log_spread.grad)) < 1e-6
+    assert error.grad is None

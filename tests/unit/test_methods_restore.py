@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from medgen.errors import InputError
-from medgen.methods.restore import Restore, RestoreConfig, fold, unfold
+from medgen.methods.restore import Restore, RestoreConfig
+from medgen.networks.folding import fold, unfold
 
 SMALL = (4, 4, 8, 8, 8)
 
