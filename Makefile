@@ -21,7 +21,7 @@ help:
 	@echo "format       put the code into the agreed form"
 	@echo "bench        run the benchmarks and rewrite their tables"
 	@echo "docs         write the reference of the command line again"
-	@echo "picture      make docs/images/overview.png again"
+	@echo "picture      make docs/images/overview.jpg again"
 	@echo "sample-data  make the files in sample_data again"
 	@echo "constraints  write the installed versions into constraints.txt"
 
@@ -41,7 +41,7 @@ demo: setup
 
 picture: demo
 	mkdir -p docs/images
-	cp demo/overview.png docs/images/overview.png
+	$(BIN)/python -c "from PIL import Image; Image.open('demo/overview.png').convert('RGB').resize((1270, 943)).save('docs/images/overview.jpg', quality=82, optimize=True)"
 
 test: setup
 	$(TEST_ENV) $(BIN)/python -m pytest
