@@ -16,7 +16,9 @@ from medgen.run_record import hash_file
 
 FORMAT = 1
 MANIFEST_NAME = "medgen.json"
-Task = Literal["detect-anomalies", "synthesize", "features"]
+Restored = Literal["inpaint", "super-resolve", "denoise", "translate"]
+Task = Literal["detect-anomalies", "synthesize", "features"] | Restored
+RESTORATION_TASKS: tuple[Restored, ...] = ("inpaint", "super-resolve", "denoise", "translate")
 # One path component: no separators, no drive letters, no leading dot (so never "..").
 _COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?")
@@ -86,6 +88,58 @@ class Synthesis(Config):
         return values
 
 
+class SpreadCalibration(Config):
+    """What the predicted uncertainty of a restoration means, as measured."""
+
+    level: float = Field(default=0.9, gt=0, lt=1, description="Errors to be covered, 0..1.")
+    factor: float = Field(gt=0, description="Half width of that interval, in predicted spreads.")
+    coverage: float = Field(ge=0, le=1, description="Errors covered, on data not fitted to.")
+    data: str = Field(description="What both were measured on.")
+
+
+class Restores(Config):
+    """What a model that completes, refines or translates scans takes and gives."""
+
+    sources: tuple[str, ...] = Field(
+        default=("any",), min_length=1, description="Contrasts or modalities it takes, or any."
+    )
+    targets: tuple[str, ...] = Field(
+        default=(),
+        description="Translation: contrasts it makes, in the order of the planes that choose one; "
+        "a single one needs no plane.",
+    )
+    scales: tuple[float, ...] = Field(
+        default=(), description="Super-resolution: how many times finer its voxels may be."
+    )
+    noise: tuple[str, ...] = Field(default=(), description="Kinds of noise it was trained on.")
+    units: str | None = Field(default=None, description="Fixed unit of its output, such as HU.")
+    value_range: tuple[float, float] | None = Field(
+        default=None, description="What 0 and 1 of its output mean in that unit."
+    )
+    paired: bool = Field(
+        default=True, description="Whether it was trained on pairs of the same anatomy."
+    )
+    spread: SpreadCalibration | None = Field(
+        default=None, description="Calibration of its uncertainty map; none: it is only relative."
+    )
+
+    @field_validator("targets", "sources")
+    @classmethod
+    def _can_be_asked_for(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names) or not all(_NAME.fullmatch(name) for name in names):
+            msg = f"names must differ and hold letters, digits, _, - and . ({names})"
+            raise ValueError(msg)
+        return names
+
+    @field_validator("value_range")
+    @classmethod
+    def _rises(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+        if values is not None and not values[0] < values[1]:
+            msg = f"the lower end of value_range must come first, got {values}"
+            raise ValueError(msg)
+        return values
+
+
 class TrainingData(Config):
     """One data set the weights were fitted on."""
 
@@ -129,6 +183,9 @@ class Manifest(Config):
         default=Contract(spatial_dims=()), description="Images it takes; a generator takes none."
     )
     synthesis: Synthesis | None = Field(default=None, description="Images it makes.")
+    restoration: Restores | None = Field(
+        default=None, description="What it completes, refines or translates."
+    )
     calibration: dict[str, Any] | None = Field(
         default=None, description="Threshold, its meaning, and what it was calibrated on."
     )
@@ -146,6 +203,12 @@ class Manifest(Config):
     def _says_what_its_task_needs(self) -> Manifest:
         if (self.task == "synthesize") != (self.synthesis is not None):
             msg = "the key `synthesis` belongs to task synthesize, and only there"
+            raise ValueError(msg)
+        if (self.task in RESTORATION_TASKS) != (self.restoration is not None):
+            msg = f"the key `restoration` belongs to tasks {', '.join(RESTORATION_TASKS)}, and "
+            raise ValueError(f"{msg}only there")
+        if self.task == "translate" and self.restoration and not self.restoration.targets:
+            msg = "task translate needs `restoration.targets`: the contrasts it makes"
             raise ValueError(msg)
         if self.task != "synthesize" and not self.contract.spatial_dims:
             msg = f"task {self.task} needs `contract`: the images it takes"

@@ -47,6 +47,10 @@ DOES: dict[Task, str] = {
     "detect-anomalies": "finds anomalies",
     "synthesize": "makes images",
     "features": "measures features of images",
+    "inpaint": "fills holes in scans",
+    "super-resolve": "makes voxels finer",
+    "denoise": "removes noise",
+    "translate": "makes another contrast",
 }
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)

@@ -135,7 +135,7 @@ def _write_manifest(draft: Path, method: Any, values: dict[str, Any]) -> None:
     _write_arrays(draft, {GOLDEN_EXPECTED: golden_output(package)})
     manifest = Manifest(**values, sha256=_hashes(draft))
     # What another task needs is left out, so that a detector's manifest has not changed by a byte.
-    unused = {"synthesis"} if manifest.synthesis is None else None
+    unused = {key for key in ("synthesis", "restoration") if getattr(manifest, key) is None}
     text = manifest.model_dump_json(indent=2, exclude=unused)
     (draft / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
 
