@@ -6,7 +6,7 @@ sigmoid, and compute in float32 whatever the precision of the networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -79,6 +79,25 @@ def soft_dice(probability: Tensor, target: Tensor, *, smooth: float = 1e-5) -> T
     """
     overlap = 2 * (probability * target).sum()
     return (overlap + smooth) / (probability.sum() + target.sum() + smooth)
+
+
+def feature_distance(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Mean absolute difference of a network's features, relative to their size, over its layers.
+
+    A perceptual loss (Johnson et al. 2016) whose network may be the critic (feature matching; Wang
+    et al., pix2pixHD, 2018). Divided by the mean size of the real image's features, layers count
+    alike whatever their scale.
+
+    Args:
+        made: Features of made images, one tensor ``(B, C, *spatial)`` for each layer.
+        real: Features of the images they should be; no gradient reaches them.
+    """
+    distances = [
+        (a.float() - b.detach().float()).abs().mean()
+        / b.detach().float().abs().mean().clamp(min=1e-6)
+        for a, b in zip(made, real, strict=True)
+    ]
+    return torch.stack(distances).mean()
 
 
 # ---- Adversarial losses: what the critic minimises, and what the generator minimises. ----
