@@ -2,7 +2,8 @@
 
 :mod:`medgen.metrics.anomaly` measures anomaly maps; its names are offered here too.
 :mod:`medgen.metrics.synthesis` compares sets of features of real and synthetic images,
-:mod:`medgen.metrics.similarity` pairs of images (with torch).
+:mod:`medgen.metrics.similarity` batches of pairs of images (with torch),
+:mod:`medgen.metrics.paired` a result with its reference, also inside a mask only.
 """
 
 from medgen.metrics.anomaly import (
