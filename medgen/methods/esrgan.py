@@ -1,0 +1,139 @@
+"""ESRGAN: residual-in-residual dense blocks, and a critic that compares instead of judging.
+
+Wang et al., "ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks" (2018). Blocks
+without batch normalisation, each of three dense blocks (RRDB), replace SRResNet's; the critic says
+how much more real an image looks than the others do on average (relativistic average;
+Jolicoeur-Martineau 2019); the loss is ``features + 5e-3 * adversarial + 1e-2 * L1``. Features are
+the critic's own, because those of a network for photographs would have to be downloaded.
+
+The paper trains for L1 alone first: the name ``rrdb`` stands for that, and ``start_from`` of a
+training run goes on from its weights. Between the two lie the weights ``(1 - a) * rrdb +
+a * esrgan`` (network interpolation, section 3.4), from faithful to sharp: ``medgen models blend``.
+
+As in ``srresnet`` the input is the image already interpolated, ``fold`` keeps the trunk at low
+resolution, and the network predicts what interpolation missed. ``output`` has the image's unit;
+``spread`` is the scale of a Laplace distribution of its errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from medgen.config import Config
+from medgen.methods._perceptual import Step, check_weights, perceptual_losses
+from medgen.methods._restoring import (
+    Restored,
+    middle_slice,
+    require_slices,
+    restored,
+    start_near,
+)
+from medgen.methods._sizes import require_multiples
+from medgen.networks.folding import fold, unfold
+from medgen.networks.layers import conv
+from medgen.networks.super_resolution import RRDB, TextureCritic
+
+
+class ESRGANConfig(Config):
+    """Settings of the dense residual network for super-resolution."""
+
+    spatial_dims: Literal[2, 3] = Field(2, description="2 for slices, 3 for volumes")
+    input_slices: int = Field(1, ge=1, description="neighbouring slices as input; odd; 2-D only")
+    channels: int = Field(1, ge=1, description="image channels")
+    fold: int = Field(
+        2, ge=1, description="voxels per axis folded into channels: the trunk's lower resolution"
+    )
+    blocks: int = Field(4, ge=1, description="residual-in-residual blocks; the paper has 23")
+    width: int = Field(32, ge=1, description="channels of the trunk; the paper has 64")
+    growth: int = Field(16, ge=1, description="channels of each dense layer; the paper has 32")
+    spread: bool = Field(True, description="also predict how far the result may be off")
+    pixel_weight: float = Field(1e-2, ge=0, description="weight of the mean absolute error")
+    feature_weight: float = Field(
+        1.0, ge=0, description="weight of the difference of the critic's features"
+    )
+    adversarial_weight: float = Field(
+        5e-3, ge=0, description="weight of the adversarial loss; 0: there is no critic"
+    )
+    critic_width: int = Field(32, ge=1, description="channels of the critic's first layers")
+    critic_stages: int = Field(3, ge=1, description="how often the critic halves the image")
+    learning_rate: float = Field(2e-4, gt=0, description="Adam's learning rate of the network")
+    critic_rate: float = Field(1e-4, gt=0, description="Adam's learning rate of the critic")
+
+
+class ESRGAN(nn.Module):
+    """Predicts the sharp image from an interpolated one.
+
+    Raises:
+        InputError: ``input_slices`` has no middle, or weights of losses contradict each other.
+    """
+
+    Config = ESRGANConfig
+    training_only = ("critic",)
+
+    def __init__(self, config: ESRGANConfig) -> None:
+        super().__init__()
+        require_slices(config.spatial_dims, config.input_slices)
+        check_weights(config.pixel_weight, config.feature_weight, config.adversarial_weight)
+        self.config = config
+        self.spatial_dims = dims = config.spatial_dims
+        self.input_slices, self.divisor = config.input_slices, config.fold
+        self.channels = self.out_channels = config.channels
+        folded = config.fold**dims
+        width, outputs = config.width, config.channels * (2 if config.spread else 1)
+        self.head = conv(dims, config.channels * config.input_slices * folded, width)
+        self.trunk = nn.Sequential(
+            *[RRDB(dims, width, config.growth) for _ in range(config.blocks)],
+            conv(dims, width, width),
+        )
+        self.tail = nn.Sequential(
+            conv(dims, width, width), nn.LeakyReLU(0.2), conv(dims, width, outputs * folded)
+        )
+        start_near(self.tail[-1], config.channels * folded)
+        self.critic: TextureCritic | None = None
+        if config.adversarial_weight:
+            self.critic = TextureCritic(
+                dims, config.channels, config.critic_width, config.critic_stages
+            )
+        # On CPUs 2-D convolutions run faster in this layout.
+        self.layout = torch.channels_last if dims == 2 else torch.channels_last_3d
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for the network and one for the critic if there is one; Adam as in the paper."""
+        network = [*self.head.parameters(), *self.trunk.parameters(), *self.tail.parameters()]
+        optimizers: dict[str, Optimizer] = {"network": Adam(network, self.config.learning_rate)}
+        if self.critic is not None:
+            optimizers["critic"] = Adam(self.critic.parameters(), self.config.critic_rate)
+        return optimizers
+
+    def forward(self, image: Tensor) -> Restored:
+        """Interpolated image ``(B, slices * C, *s)`` to the sharp one ``(B, C, *s)``."""
+        require_multiples(image.shape[2:], self.divisor)
+        factor = self.config.fold
+        features = self.head(fold(image, factor).contiguous(memory_format=self.layout))
+        raw = unfold(self.tail(features + self.trunk(features)), factor)
+        return restored(raw, middle_slice(image, self.channels), self.channels)
+
+    def losses(self, batch: dict[str, Tensor]) -> Iterator[Step]:
+        """The critic's loss if there is one, then the network's."""
+        config = self.config
+        yield from perceptual_losses(
+            self(batch["image"]),
+            batch,
+            self.critic,
+            "relativistic_average",
+            pixel_weight=config.pixel_weight,
+            feature_weight=config.feature_weight,
+            adversarial_weight=config.adversarial_weight,
+        )
+
+    def predict(self, image: Tensor) -> dict[str, Tensor]:
+        """``output`` and, unless switched off, ``spread``, each ``(B, C, *spatial)``."""
+        result: Restored = self(image)
+        return result.outputs()
