@@ -357,11 +357,11 @@ class _Run:
 def _averaged(method: Any) -> Any:
     """A copy of a method for the running average of its weights.
 
-    Parts that only training needs are left out of a method that samples.
+    Parts that only training needs are left out of a method that samples or predicts.
     """
     average = copy.deepcopy(method).requires_grad_(False).eval()
-    if can_sample(method):
-        for part in method.training_only:
+    if can_sample(method) or hasattr(method, "predict"):
+        for part in getattr(method, "training_only", ()):
             setattr(average, part, None)
     return average
 

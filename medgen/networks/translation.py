@@ -1,0 +1,220 @@
+"""Networks that turn one kind of image into another: generators, and the critic of their patches.
+
+Generators give raw values ``(B, outputs, *spatial)``, which the method bounds or not. Their norms
+take mean and deviation from the one image they see (Ulyanov et al., "Instance Normalization",
+2016), so that training with one image per step and prediction do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medgen.networks.folding import fold, unfold
+from medgen.networks.generators import start_small, widths
+from medgen.networks.layers import CONV, CONV_TRANSPOSE, conv
+
+INSTANCE_NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+# On CPUs convolutions run faster in these layouts.
+LAYOUT: dict[int, Any] = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+class ResNetTranslator(nn.Module):
+    """The generator of CycleGAN (Zhu et al. 2017, after Johnson et al. 2016).
+
+    A wide convolution, two halvings, residual blocks at a quarter of the size, two doublings and a
+    wide convolution. Padding mirrors the image, so that its border is no edge.
+
+    Args:
+        dims: 2 or 3.
+        inputs: Image channels.
+        outputs: Channels of the result.
+        width: Channels at full size (64 in the paper), doubled at each halving.
+        blocks: Residual blocks (6 for images of 128, 9 for 256 in the paper).
+        folding: Voxels per axis folded into channels before the first layer and unfolded after
+            the last.
+        wide: Kernel of the first and the last layer (7 in the paper).
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        inputs: int,
+        outputs: int,
+        *,
+        width: int,
+        blocks: int,
+        folding: int = 1,
+        wide: int = 7,
+    ) -> None:
+        super().__init__()
+        self.folding, self.layout = folding, LAYOUT[dims]
+        self.divisor = 4 * folding
+        folded = folding**dims
+        down = [_step(dims, inputs * folded, width, wide)]
+        down += [_step(dims, width << level, width << level + 1, 3, 2) for level in (0, 1)]
+        self.down = nn.Sequential(*down)
+        self.blocks = nn.ModuleList(_Residual(dims, 4 * width) for _ in range(blocks))
+        up: list[nn.Module] = []
+        for level in (1, 0):
+            given, made = width << level + 1, width << level
+            double = CONV_TRANSPOSE[dims](given, made, 3, 2, 1, 1, bias=False)
+            up += [double, INSTANCE_NORM[dims](made), nn.ReLU()]
+        up.append(_mirrored(dims, width, outputs * folded, wide, bias=True))
+        self.up = nn.Sequential(*up)
+        start_small(self)
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, inputs, *spatial)`` to ``(B, outputs, *spatial)``, without bounds."""
+        value = self.encode(image)[-1]
+        return unfold(self.up(value), self.folding)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Features behind every stage of the first half, from the image to the last block."""
+        value = fold(image, self.folding).contiguous(memory_format=self.layout)
+        found = []
+        for stage in (*self.down, *self.blocks):
+            value = stage(value)
+            found.append(value)
+        return found
+
+
+class UNetTranslator(nn.Module):
+    """The generator of pix2pix (Isola et al., CVPR 2017): each level has a skip connection.
+
+    Halvings by convolutions of width 4, down to the coarsest grid that the divisor allows, and as
+    many doublings. Dropout behind the first three doublings is the paper's only noise.
+
+    Args:
+        dims: 2 or 3.
+        inputs: Image channels.
+        outputs: Channels of the result.
+        features: Channels after each halving (64, 128, 256, 512, ... in the paper).
+        dropout: Probability of dropping a channel's values while training.
+    """
+
+    def __init__(
+        self, dims: int, inputs: int, outputs: int, *, features: Sequence[int], dropout: float
+    ) -> None:
+        super().__init__()
+        self.divisor, self.layout = 2 ** len(features), LAYOUT[dims]
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for number, (a, b) in enumerate(pairwise((inputs, *features))):
+            # At the bottom there may be one voxel, which has no deviation.
+            normal = 0 < number < len(features) - 1
+            layers: list[nn.Module] = [nn.LeakyReLU(0.2)] if number else []
+            layers.append(conv(dims, a, b, 4, 2, bias=not normal))
+            if normal:
+                layers.append(INSTANCE_NORM[dims](b))
+            self.down.append(nn.Sequential(*layers))
+        for number, level in enumerate(reversed(range(len(features)))):
+            given = features[level] * (2 if number else 1)
+            made = features[level - 1] if level else outputs
+            layers = [nn.ReLU(), CONV_TRANSPOSE[dims](given, made, 4, 2, 1, bias=not level)]
+            if level:
+                layers.append(INSTANCE_NORM[dims](made))
+            if level and number < 3:
+                layers.append(nn.Dropout(dropout))
+            self.up.append(nn.Sequential(*layers))
+        start_small(self)
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, inputs, *spatial)`` to ``(B, outputs, *spatial)``, without bounds."""
+        value = image.contiguous(memory_format=self.layout)
+        found: list[Tensor] = []
+        for layer in self.down:
+            value = layer(value)
+            found.append(value)
+        value = self.up[0](found.pop())
+        for layer in self.up[1:]:
+            value = layer(torch.cat([value, found.pop()], dim=1))
+        return value
+
+
+class PatchGAN(nn.Module):
+    """Judges overlapping patches of an image (Isola et al., CVPR 2017).
+
+    Args:
+        dims: 2 or 3.
+        inputs: Channels of what it sees.
+        width: Channels after the first halving (64 in the paper), doubled at every further layer
+            up to eight times.
+        layers: Halvings; 3 make patches of 70 voxels a side, 2 of 34, 1 of 16.
+        normal: Instance norm in all layers but the first and the last.
+        classes: Also tell which of so many domains the whole image is from (StarGAN).
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        inputs: int,
+        *,
+        width: int,
+        layers: int = 3,
+        normal: bool = True,
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.layout = LAYOUT[dims]
+        outputs = widths(width, layers)
+        self.layers = nn.ModuleList()
+        for number, (a, b) in enumerate(pairwise((inputs, *outputs))):
+            here = normal and number > 0
+            norm = [INSTANCE_NORM[dims](b)] if here else []
+            # The last one has no stride.
+            step = conv(dims, a, b, 4, 2 if number < layers else 1, bias=not here)
+            self.layers.append(nn.Sequential(step, *norm, nn.LeakyReLU(0.2)))
+        self.judge = conv(dims, outputs[-1], 1, 4)
+        self.classify = nn.Linear(outputs[-1], classes) if classes else None
+        start_small(self)
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """One raw output for every patch ``(B, 1, *patches)``, and every layer's features."""
+        value = image.contiguous(memory_format=self.layout)
+        found = []
+        for layer in self.layers:
+            value = layer(value)
+            found.append(value)
+        return self.judge(value).float(), found
+
+
+class _Residual(nn.Module):
+    """Two convolutions with norms, whose result is added to the input."""
+
+    def __init__(self, dims: int, channels: int) -> None:
+        super().__init__()
+        first, second = (_step(dims, channels, channels, 3) for _ in range(2))
+        self.layers = nn.Sequential(*first, *second[:-1])
+
+    def forward(self, value: Tensor) -> Tensor:
+        result: Tensor = value + self.layers(value)
+        return result
+
+
+def _step(dims: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, norm, ReLU."""
+    if stride == 1:
+        layer = _mirrored(dims, inputs, outputs, kernel, bias=False)
+    else:
+        layer = conv(dims, inputs, outputs, kernel, stride, bias=False)
+    return nn.Sequential(layer, INSTANCE_NORM[dims](outputs), nn.ReLU())
+
+
+def _mirrored(dims: int, inputs: int, outputs: int, kernel: int, *, bias: bool) -> nn.Module:
+    """A convolution that sees the image mirrored at its border."""
+    layer: nn.Module = CONV[dims](
+        inputs, outputs, kernel, padding=kernel // 2, padding_mode="reflect", bias=bias
+    )
+    return layer
+
+
+def bounded(raw: Tensor) -> Tensor:
+    """Raw values as an image in 0..1, by a hyperbolic tangent as in the papers (whose is -1..1)."""
+    return (torch.tanh(raw.float()) + 1) / 2
