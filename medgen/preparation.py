@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import torch
     from monai.data import MetaTensor
 
-# The brightest value of a normalised image; 1 is the upper percentile inside the mask.
-BRIGHTEST = 1.5
 # Fewer voxels than this along an axis of the target grid leave nothing to look at.
 FEWEST_VOXELS = 8
 # Voxel axes and sizes closer than this (relative) need no resampling.
 ALIGNED = 1e-3
+# A prepared voxel is left out if ignored voxels of the scan have at least this part in it.
+LEAST_IGNORED = 0.02
 
 
 class Preparation(Config):
@@ -49,14 +49,21 @@ class Preparation(Config):
     margin_mm: float = Field(6.0, ge=0, description="Room kept around the mask in mm.")
     normalisation: Literal["percentile", "equalise"] = Field(
         "percentile",
-        description="percentile: lower..upper become 0..1, clipped to 0..1.5; equalise: the rank "
-        "of each value inside the mask, 0..1.",
+        description="percentile: lower..upper become 0..1, clipped to 0..brightest; equalise: the "
+        "rank of each value inside the mask, 0..1.",
     )
     lower: float = Field(
         1.0, ge=0, le=100, description="Percentile inside the mask that becomes 0."
     )
     upper: float = Field(
         99.0, ge=0, le=100, description="Percentile inside the mask that becomes 1."
+    )
+
+    brightest: float | None = Field(
+        1.5,
+        gt=1,
+        description="Largest value of a normalised image, whose least is 0; null: nothing is "
+        "clipped, so that results can be scaled back to the scan's own values.",
     )
 
     @model_validator(mode="after")
@@ -66,40 +73,59 @@ class Preparation(Config):
             raise ValueError(msg)
         return self
 
-    def apply(self, volume: Volume, brain_mask: NDArray[Any] | None = None) -> Prepared:
+    def apply(
+        self,
+        volume: Volume,
+        brain_mask: NDArray[Any] | None = None,
+        ignore: NDArray[np.bool_] | None = None,
+    ) -> Prepared:
         """Prepare a scan.
 
         Args:
             volume: ``(C, X, Y, Z)`` or ``(C, X, Y)``.
             brain_mask: ``(X, Y, Z)`` or ``(X, Y)``, nonzero inside the brain; found when absent.
+            ignore: ``(X, Y[, Z])``, true where the values mean nothing. They count neither for the
+                percentiles nor in interpolation, and are 0 in the prepared image.
 
         Returns:
             The prepared image, its mask, and the way back.
 
         Raises:
             InputError: If values are not finite or constant, the mask is empty or misshapen, the
-                scan is too small, or no brain can be found.
+                scan is too small, no brain can be found, or nothing is left beside what is ignored.
         """
         import torch
         from monai.data import MetaTensor
 
         voxels = _checked(volume)
         mask, notes = self._mask(volume, brain_mask)
+        if ignore is not None:
+            mask |= ignore
         grid = target_grid(volume.geometry, mask, self.spacing_mm, self.margin_mm)
-        image, inside = _resample_inside(voxels, mask, volume.geometry, grid)
+        known = mask if ignore is None else _beside(mask, ignore)
+        image, inside = _resample_inside(voxels, known, volume.geometry, grid)
+        ignored = None
+        if ignore is not None:
+            ignored = _ignored(ignore, volume.geometry, grid)
+            inside &= ~ignored
+            image[:, ignored] = 0
+        ranges = []
         for channel in image:
             if self.bias_correction:
                 _correct_bias(channel, inside)
-            _normalise(channel, inside, self)
+            ranges.append(_normalise(channel, inside, self))
         if self.bias_correction:
             notes.append("shading removed with N4")
+        whole = inside if ignored is None else inside | ignored
         return Prepared(
             image=MetaTensor(torch.from_numpy(image), affine=torch.from_numpy(grid.affine.copy())),
-            mask=torch.from_numpy(inside[None]),
+            mask=torch.from_numpy(whole[None]),
             grid=grid,
             source=volume.geometry,
             source_mask=mask,
             notes=tuple(notes),
+            ranges=tuple(ranges),
+            ignored=None if ignored is None else torch.from_numpy(ignored[None]),
         )
 
     def _mask(
@@ -140,12 +166,15 @@ class Prepared:
     """A prepared scan and the way back.
 
     Attributes:
-        image: ``(C, X, Y[, Z])`` float32, 0 outside the mask, 0..1.5 inside.
+        image: ``(C, X, Y[, Z])`` float32, 0 outside the mask; inside 0..1.5, or without bounds.
         mask: ``(1, X, Y[, Z])`` bool.
         grid: The prepared grid.
         source: The scan's grid.
         source_mask: The mask on the scan's grid, ``(*source.shape)`` bool.
         notes: What was found and done, for people.
+        ranges: The values of the scan that became 0 and 1, for each channel; for ``equalise``,
+            which has no such pair, the least and the largest value.
+        ignored: ``(1, X, Y[, Z])`` bool, what was ignored, as part of the mask; None if nothing.
     """
 
     image: MetaTensor
@@ -154,6 +183,8 @@ class Prepared:
     source: Geometry
     source_mask: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
+    ranges: tuple[tuple[float, float], ...] = ()
+    ignored: torch.Tensor | None = None
 
     def to_source(
         self, maps: torch.Tensor | NDArray[Any], mode: Literal["linear", "nearest"] = "linear"
@@ -309,10 +340,33 @@ def _resample_inside(
     return image, inside
 
 
+def _beside(mask: NDArray[np.bool_], ignore: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The part of the mask that is not ignored."""
+    known = mask & ~ignore
+    if known.sum() < FEWEST_VOXELS:
+        msg = "nothing of the image is left beside the voxels to ignore"
+        raise InputError(msg, "Check the mask: it covers the whole image or all its foreground.")
+    return known
+
+
+def _ignored(ignore: NDArray[np.bool_], source: Geometry, grid: Geometry) -> NDArray[np.bool_]:
+    """The voxels of the grid in which ignored voxels of the scan have a part."""
+    found = resample(ignore.astype(np.float32), source, grid) >= LEAST_IGNORED
+    if not found.any():  # all smaller than a voxel: those that hold their centres
+        voxels = np.round(grid.to_voxel(source.to_world(np.argwhere(ignore)))).astype(int)
+        voxels = np.clip(voxels, 0, np.array(grid.shape) - 1)
+        found[tuple(voxels.T)] = True
+    return found
+
+
 def _normalise(
     channel: NDArray[np.float32], inside: NDArray[np.bool_], preparation: Preparation
-) -> None:
-    """Replace the values inside the mask, in place, by their normalised ones."""
+) -> tuple[float, float]:
+    """Replace the values inside the mask, in place, by their normalised ones.
+
+    Returns:
+        The values that became 0 and 1; of ``equalise`` the least and the largest.
+    """
     values = channel[inside]
     if preparation.normalisation == "equalise":
         ordered = np.sort(values)
@@ -320,15 +374,19 @@ def _normalise(
         up_to = np.searchsorted(ordered, values, side="right")
         # The middle of the ranks that share one value.
         normal = (below + up_to) / (2 * len(values))
-        flat = ordered[0] == ordered[-1]
+        low, high = ordered[0], ordered[-1]
+        flat = low == high
     else:
         low, high = np.percentile(values, [preparation.lower, preparation.upper])
         flat = not high > low
-        normal = np.clip((values - low) / (1 if flat else high - low), 0, BRIGHTEST)
+        normal = (values - low) / (1 if flat else high - low)
+        if preparation.brightest is not None:
+            np.clip(normal, 0, preparation.brightest, out=normal)
     if flat:
         msg = "the image has no contrast inside the mask: almost all its values are equal"
         raise InputError(msg, "Check that this is an image and not a mask or a label map.")
     channel[inside] = normal
+    return float(low), float(high)
 
 
 def _correct_bias(channel: NDArray[np.float32], inside: NDArray[np.bool_]) -> None:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 AXIS_OF_VIEW = {"sagittal": 0, "coronal": 1, "axial": 2}
-# Background kept around the mask; tiles lie within the mask's box grown by this many voxels.
-CONTEXT_VOXELS = 4
 
 
 class Inference(Config):
@@ -50,6 +48,12 @@ class Inference(Config):
     overlap_fraction: float = Field(0.5, ge=0, lt=1, description="share of a tile its next covers")
     blending: Literal["gaussian", "constant"] = Field(
         "gaussian", description="weight of a tile: highest at its centre, or the same everywhere"
+    )
+    context_voxels: int = Field(
+        4,
+        ge=0,
+        description="surroundings of the mask that tiles may show: they lie within its box grown "
+        "by this many voxels",
     )
     batch_size: int = Field(
         16, ge=1, description="most tiles at a time; changes speed, not results"
@@ -94,7 +98,7 @@ def predict_volume(
 ) -> dict[str, Tensor]:
     """Predict every map of a method on a whole image.
 
-    With a mask, tiles lie in its box grown by ``CONTEXT_VOXELS``, and those without a voxel of it
+    With a mask, tiles lie in its box grown by ``context_voxels``, and those without a voxel of it
     are skipped. Outside the mask ``restored`` is the image and every other map is 0.
 
     Args:
@@ -119,13 +123,14 @@ def predict_volume(
     inference = _within_memory(method, image.shape, inference, max_memory_gb)
     image = image.detach().as_subclass(torch.Tensor).to(device, torch.float32)
     inside = _check_mask(mask, image)
-    box = _box(inside, image)
+    box = _box(inside, image, inference.context_voxels)
     maps = _predict_box(
         method.to(device), image[box], None if inside is None else inside[box], inference, progress
     )
     if inside is None:
         return {name: map_.cpu() for name, map_ in maps.items()}
-    return {name: _outside(name, map_, image, inside, box) for name, map_ in maps.items()}
+    # One after the other, each freed when it is in its place.
+    return {name: _outside(name, maps.pop(name), image, inside, box) for name in [*maps]}
 
 
 def estimate_memory_gb(method: Predicts, shape: Sequence[int], inference: Inference) -> float:
@@ -272,8 +277,8 @@ def _outside(name: str, map_: Tensor, image: Tensor, inside: Tensor, box: Window
     return whole.cpu()
 
 
-def _box(inside: Tensor | None, image: Tensor) -> Window:
-    """The mask's box with some background, channels first; everything without a mask."""
+def _box(inside: Tensor | None, image: Tensor, context: int) -> Window:
+    """The mask's box with its surroundings, channels first; everything without a mask."""
     box = [slice(None)]
     for dim in range(1, image.ndim):
         found = slice(None)
@@ -281,7 +286,7 @@ def _box(inside: Tensor | None, image: Tensor) -> Window:
             others = [other for other in range(image.ndim) if other != dim]
             where = inside.sum(others).nonzero()[:, 0]
             first, last = int(where[0]), int(where[-1])
-            found = slice(max(first - CONTEXT_VOXELS, 0), last + 1 + CONTEXT_VOXELS)
+            found = slice(max(first - context, 0), last + 1 + context)
         box.append(found)
     return tuple(box)
 
