@@ -30,7 +30,7 @@ from medgen.batch.summary import (
     values,
 )
 from medgen.io.files import atomic_path
-from medgen.report.html import script_json
+from medgen.report.pages import script_json
 
 STATE_LABELS: dict[State, str] = {
     "done": "Done",

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from medgen.io.files import atomic_path
+from medgen.report.frame import cut
 from medgen.report.picture import Pixels, outlined, picture_size, scan_picture
-from medgen.report.scene import DetectionLike, build_scene, cut
+from medgen.report.scene import DetectionLike, build_scene
 
 PIXELS = 160
 COLOURS = 96  # a palette this small keeps the file at a few kB

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgen.report.pages import render
+
 Result = Mapping[str, Any]
 
 
@@ -242,16 +244,8 @@ def write_page(result: Result, pairs: Sequence[Pair], path: Path, *, title: str)
         path: File; an existing one is replaced.
         title: Of the page.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("medgen.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("evaluation.html").render(
+    text = render(
+        "evaluation.html",
         title=title,
         heading=heading(result),
         sections=sections(result),

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medgen.report import words
+from medgen.report.canvas import (
+    ACCENT,
+    GAP,
+    MARGIN,
+    MUTED,
+    Canvas,
+    draw_letters,
+    new_canvas,
+    pixels_per_mm,
+)
+from medgen.report.frame import Plane, cut
 from medgen.report.picture import (
     OUTLINE,
-    Pixels,
     inferno,
     map_picture,
     outlined,
@@ -19,58 +27,11 @@ from medgen.report.picture import (
     scan_picture,
     thumbnail,
 )
-from medgen.report.scene import DetectionLike, Plane, Scene, build_scene, cut
+from medgen.report.scene import DetectionLike, Scene, build_scene
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from matplotlib.ft2font import FT2Font
-
-DPI = 100
-BACKGROUND, TEXT, MUTED, ACCENT = "#0b0f14", "#eef2f6", "#93a1b0", "#40e0d0"
-MARGIN, GAP, HEADER, FOOTER, SIDEBAR = 36, 10, 112, 88, 400
-COLUMN, ROWS_TOTAL = 380, 960  # pixels available for a column, and for all rows together
+HEADER, FOOTER, SIDEBAR = 112, 88, 400
 STRIP = 6  # findings shown
 THUMBNAIL = 112
-
-
-@dataclass
-class _Canvas:
-    """A figure addressed in pixels from its top left corner."""
-
-    figure: Figure
-    width: int
-    height: int
-
-    def picture(self, pixels: Pixels, x: float, y: float) -> None:
-        """Place a picture at its own size, pixel by pixel."""
-        self.figure.figimage(pixels, round(x), round(self.height - y - pixels.shape[0]))
-
-    def text(self, x: float, y: float, text: str, size: float = 14, **style: Any) -> None:
-        """Text whose top left corner (or as `ha`, `va` say) is at a pixel; size in pixels."""
-        style = {"color": TEXT, "ha": "left", "va": "top", **style}
-        self.figure.text(
-            x / self.width,
-            1 - y / self.height,
-            _drawable(text).replace("$", r"\$"),
-            fontsize=size * 72 / DPI,
-            linespacing=1.35,
-            **style,
-        )
-
-
-def _drawable(text: str) -> str:
-    """Text with a square for each character that the font cannot draw, as a file name may hold."""
-    font = _font()
-    return "".join(
-        c if c == "\n" or font.get_char_index(ord(c)) else "\N{WHITE SQUARE}" for c in text
-    )
-
-
-@cache
-def _font() -> FT2Font:
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    return get_font(findfont(FontProperties()))
 
 
 def overview(detection: DetectionLike, path: str | Path) -> Path:
@@ -87,37 +48,23 @@ def overview(detection: DetectionLike, path: str | Path) -> Path:
     Returns:
         The path written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     scene = build_scene(detection)
-    scale = _pixels_per_mm(scene)
+    scale = pixels_per_mm(scene)
     sizes = [picture_size(scene, plane, scale) for plane in scene.planes]
     column = max(240, *(width for width, _ in sizes))
     rows = sum(height for _, height in sizes) + GAP * (len(sizes) - 1)
     least = 430 + (THUMBNAIL + 14) * min(STRIP, len(detection.findings)) - HEADER - FOOTER
     width = 2 * MARGIN + 3 * column + 2 * GAP + MARGIN + SIDEBAR
     height = HEADER + max(rows, least, 300) + FOOTER
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=BACKGROUND)
-    FigureCanvasAgg(figure)
-    canvas = _Canvas(figure, width, height)
+    canvas = new_canvas(width, height)
     _draw_header(canvas, detection, column)
     _draw_planes(canvas, detection, scene, sizes, column)
     _draw_sidebar(canvas, detection, scene, 2 * MARGIN + 3 * column + 2 * GAP)
     _draw_footer(canvas, detection, scene, column)
-    figure.savefig(path, dpi=DPI, format="png", pil_kwargs={"compress_level": 4})
-    return Path(path)
+    return canvas.save(path)
 
 
-def _pixels_per_mm(scene: Scene) -> float:
-    """One scale for all planes, so that a centimetre is equally long in each of them."""
-    mm = [size * step for size, step in zip(scene.map.shape, scene.spacing_mm, strict=True)]
-    widest = max(mm[plane.across] for plane in scene.planes)
-    tallest = sum(mm[plane.down] for plane in scene.planes)
-    return min(COLUMN / widest, ROWS_TOTAL / tallest)
-
-
-def _draw_header(canvas: _Canvas, detection: DetectionLike, column: int) -> None:
+def _draw_header(canvas: Canvas, detection: DetectionLike, column: int) -> None:
     canvas.text(MARGIN, 26, "Anomaly overview", 26, weight="bold")
     name = textwrap.shorten(words.scan_name(detection), 80, placeholder="…")
     canvas.text(MARGIN, 62, name, 14, color=MUTED)
@@ -128,7 +75,7 @@ def _draw_header(canvas: _Canvas, detection: DetectionLike, column: int) -> None
 
 
 def _draw_planes(
-    canvas: _Canvas,
+    canvas: Canvas,
     detection: DetectionLike,
     scene: Scene,
     sizes: list[tuple[int, int]],
@@ -148,7 +95,7 @@ def _draw_planes(
             x = MARGIN + number * (column + GAP) + (column - size[0]) / 2
             canvas.picture(pixels, x, y)
             if scene.anatomical:
-                _draw_letters(canvas, plane.letters, x, y, size)
+                draw_letters(canvas, plane.letters, x, y, size)
         if len(scene.planes) > 1:
             label = f"{plane.name}, slice {scene.source_index(plane.normal, index)}"
             middle = y + size[1] / 2
@@ -159,7 +106,7 @@ def _draw_planes(
 
 
 def _draw_numbers(
-    canvas: _Canvas,
+    canvas: Canvas,
     detection: DetectionLike,
     scene: Scene,
     plane: Plane,
@@ -188,19 +135,7 @@ def _draw_numbers(
             canvas.text(x, y + 4, str(finding.label), 14, **style)
 
 
-def _draw_letters(
-    canvas: _Canvas, letters: tuple[str, str, str, str], x: float, y: float, size: tuple[int, int]
-) -> None:
-    left, right, top, bottom = letters
-    width, height = size
-    style: dict[str, Any] = {"size": 12, "weight": "bold", "color": "#d7e0ea"}
-    canvas.text(x + 5, y + height / 2, left, ha="left", va="center", **style)
-    canvas.text(x + width - 5, y + height / 2, right, ha="right", va="center", **style)
-    canvas.text(x + width / 2, y + 3, top, ha="center", va="top", **style)
-    canvas.text(x + width / 2, y + height - 4, bottom, ha="center", va="bottom", **style)
-
-
-def _draw_sidebar(canvas: _Canvas, detection: DetectionLike, scene: Scene, left: float) -> None:
+def _draw_sidebar(canvas: Canvas, detection: DetectionLike, scene: Scene, left: float) -> None:
     canvas.text(left, 28, "SCAN SCORE", 11, color=MUTED, weight="bold")
     canvas.text(left, 44, words.score(detection.score), 40, weight="bold")
     canvas.text(left, 104, words.verdict(detection.p_value), 16, color=ACCENT, weight="bold")
@@ -233,7 +168,7 @@ def _draw_sidebar(canvas: _Canvas, detection: DetectionLike, scene: Scene, left:
         canvas.text(left, y, f"and {more} more with lower peaks", 13, color=MUTED)
 
 
-def _draw_footer(canvas: _Canvas, detection: DetectionLike, scene: Scene, column: int) -> None:
+def _draw_footer(canvas: Canvas, detection: DetectionLike, scene: Scene, column: int) -> None:
     import numpy as np
 
     y = canvas.height - FOOTER + 16

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medgen.report.html import script_json
+from medgen.report.pages import render, script_json
 
 # More make a page that browsers are slow to open; all images lie beside it as files anyway.
 MOST_IMAGES = 400
@@ -34,16 +34,8 @@ def write_gallery(
         legend: Label names and their CSS colours.
         total: Number of images made, if not all are shown.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("medgen.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("gallery.html").render(
+    text = render(
+        "gallery.html",
         title=title,
         facts=facts,
         notes=notes,

@@ -1,27 +1,24 @@
 """The interactive report: one HTML file that opens from disk and never asks the network.
 
-The scan, the anomaly map, the mask and the restored scan travel inside the file as 8-bit mosaics:
-one picture that holds all axial slices side by side. The browser cuts them apart again and draws
-any plane from them, so three planes cost no more than one.
+The scan, the anomaly map, the mask and the restored scan travel inside the file as 8-bit mosaics
+(:mod:`medgen.report.mosaic`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medgen.report import words
+from medgen.report.mosaic import block_mean, block_peak, mosaic, mosaic_columns, reduction
+from medgen.report.pages import render, script_json
 from medgen.report.picture import data_uri, grey, inferno, thumbnail
 from medgen.report.scene import DetectionLike, FindingLike, Scene, build_scene
 
-# Browsers on tablets refuse pictures above 16.7 million pixels, and a file should mail well.
-MAX_VOXELS = 8_000_000
 # The embedded grey values reach this many window widths beyond the window, on either side.
 WINDOW_REACH = 0.75
 THUMBNAIL = 112
@@ -37,17 +34,9 @@ def write_report(detection: DetectionLike, path: str | Path) -> Path:
     Returns:
         The path written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("medgen.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     scene = build_scene(detection)
-    text = environment.get_template("report.html").render(
+    text = render(
+        "report.html",
         page=_page(detection, scene),
         findings=[_finding_row(finding, detection, scene) for finding in detection.findings],
         provenance=_provenance(detection, scene),
@@ -56,12 +45,6 @@ def write_report(detection: DetectionLike, path: str | Path) -> Path:
     )
     Path(path).write_text(text, encoding="utf-8")
     return Path(path)
-
-
-def script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _page(detection: DetectionLike, scene: Scene) -> dict[str, Any]:
@@ -119,15 +102,17 @@ def _provenance(detection: DetectionLike, scene: Scene) -> dict[str, str]:
 
 def _viewer_data(detection: DetectionLike, scene: Scene) -> dict[str, Any]:
     """Everything the viewer draws, ready for JSON."""
-    factors = _reduction(scene)
+    factors = reduction(scene)
     low, high = _embedded_range(scene)
     layers = {
-        "scan": data_uri(mosaic(grey(_mean(scene.scan, factors), low, high)), "jpeg", 86),
-        "map": data_uri(mosaic(grey(_peak(scene.map, factors), 0, scene.map_maximum)), "jpeg", 86),
-        "mask": data_uri(mosaic(_peak(scene.mask, factors)), "png"),
+        "scan": data_uri(mosaic(grey(block_mean(scene.scan, factors), low, high)), "jpeg", 86),
+        "map": data_uri(
+            mosaic(grey(block_peak(scene.map, factors), 0, scene.map_maximum)), "jpeg", 86
+        ),
+        "mask": data_uri(mosaic(block_peak(scene.mask, factors)), "png"),
     }
     if scene.restored is not None:
-        restored = grey(_mean(scene.restored, factors), low, high)
+        restored = grey(block_mean(scene.restored, factors), low, high)
         layers["restored"] = data_uri(mosaic(restored), "jpeg", 86)
     shape = [math.ceil(n / f) for n, f in zip(scene.map.shape, factors, strict=True)]
     # Reduced voxel i covers factor voxels, so its centre lies half a block further.
@@ -174,53 +159,3 @@ def _embedded_range(scene: Scene) -> tuple[float, float]:
     reach = WINDOW_REACH * (high - low)
     least, most = float(np.nanmin(scene.scan)), float(np.nanmax(scene.scan))
     return max(low - reach, min(least, low)), min(high + reach, max(most, high))
-
-
-def _reduction(scene: Scene) -> tuple[int, int, int]:
-    """Whole-number reduction along each axis that keeps the embedded volume within bounds."""
-    factors, shape = [1, 1, 1], scene.map.shape
-    spacing = np.array(scene.spacing_mm)
-    while math.prod(math.ceil(n / f) for n, f in zip(shape, factors, strict=True)) > MAX_VOXELS:
-        # The finest axis loses least; an axis of one slice has nothing to give.
-        cost = np.where(np.array(shape) > np.array(factors), spacing * factors, np.inf)
-        factors[int(np.argmin(cost))] += 1
-    return factors[0], factors[1], factors[2]
-
-
-def _blocks(array: NDArray[Any], factors: tuple[int, ...]) -> NDArray[Any]:
-    """``(X, Y, Z[, 3])`` cut into blocks ``(x, fx, y, fy, z, fz[, 3])``; the edge repeats."""
-    lacking = [(0, -n % f) for n, f in zip(array.shape, factors, strict=False)]
-    padded = np.pad(array, lacking + [(0, 0)] * (array.ndim - 3), mode="edge")
-    shape: list[int] = []
-    for n, f in zip(padded.shape, factors, strict=False):
-        shape += [n // f, f]
-    return padded.reshape(*shape, *array.shape[3:])
-
-
-def _mean(array: NDArray[Any], factors: tuple[int, ...]) -> NDArray[Any]:
-    if max(factors) == 1:
-        return array
-    return np.asarray(_blocks(array, factors).mean(axis=(1, 3, 5), dtype=np.float32))
-
-
-def _peak(array: NDArray[Any], factors: tuple[int, ...]) -> NDArray[Any]:
-    """The largest value of each block, so that nothing small is lost."""
-    return array if max(factors) == 1 else np.asarray(_blocks(array, factors).max(axis=(1, 3, 5)))
-
-
-def mosaic_columns(slices: int) -> int:
-    """How many slices stand side by side in a mosaic."""
-    return math.ceil(math.sqrt(slices))
-
-
-def mosaic(volume: NDArray[Any]) -> NDArray[Any]:
-    """All axial slices of ``(X, Y, Z[, 3])`` as one picture, row by row."""
-    x, y, z = volume.shape[:3]
-    columns = mosaic_columns(z)
-    rows = math.ceil(z / columns)
-    picture = np.zeros((rows * y, columns * x, *volume.shape[3:]), dtype=volume.dtype)
-    for index in range(z):
-        row, column = divmod(index, columns)
-        tile = volume[:, :, index].swapaxes(0, 1)
-        picture[row * y : (row + 1) * y, column * x : (column + 1) * x] = tile
-    return picture

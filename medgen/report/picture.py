@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.report.scene import FindingLike, Plane, Scene, cut
+from medgen.report.frame import Frame, Plane, cut
+from medgen.report.scene import FindingLike, Scene
 
 Pixels = NDArray[np.uint8]
 
@@ -46,9 +47,9 @@ def resize(pixels: Pixels, size: tuple[int, int], smooth: bool = True) -> Pixels
     return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, how))
 
 
-def picture_size(scene: Scene, plane: Plane, pixels_per_mm: float) -> tuple[int, int]:
+def picture_size(frame: Frame, plane: Plane, pixels_per_mm: float) -> tuple[int, int]:
     """Width and height in pixels at which a plane has its physical proportions."""
-    shape, spacing = scene.map.shape, scene.spacing_mm
+    shape, spacing = frame.shape, frame.spacing_mm
     across, down = (
         max(1, round(shape[axis] * spacing[axis] * pixels_per_mm))
         for axis in (plane.across, plane.down)
@@ -58,7 +59,14 @@ def picture_size(scene: Scene, plane: Plane, pixels_per_mm: float) -> tuple[int,
 
 def scan_picture(scene: Scene, plane: Plane, index: int, size: tuple[int, int]) -> Pixels:
     """The scan's slice in its grey window ``(height, width, 3)``."""
-    pixels = resize(grey(cut(scene.scan, plane, index), *scene.window), size)
+    return grey_picture(cut(scene.scan, plane, index), scene.window, size)
+
+
+def grey_picture(
+    values: NDArray[Any], window: tuple[float, float], size: tuple[int, int]
+) -> Pixels:
+    """A slice ``(down, across[, 3])`` in a grey window ``(height, width, 3)``."""
+    pixels = resize(grey(values, *window), size)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
 
 

@@ -17,9 +17,11 @@ import pytest
 from PIL import Image
 from report_cases import detection, lesion_scan
 
-from medgen.report import html, words
+from medgen.report import mosaic as mosaics
+from medgen.report import pages, words
 from medgen.report.figures import overview
-from medgen.report.html import mosaic, mosaic_columns, write_report
+from medgen.report.html import write_report
+from medgen.report.mosaic import mosaic, mosaic_columns
 from medgen.report.scene import build_scene
 
 CASES: dict[str, Any] = {
@@ -128,7 +130,7 @@ def test_hostile_text_stays_text(page: Any) -> None:
     assert [tag for tag, _ in shown.elements].count("script") == 2
     assert not any(name.startswith("on") for _, attributes in shown.elements for name in attributes)
     assert attack in shown.text
-    assert html.script_json({"a": "</script><!--"}).count("<") == 0
+    assert pages.script_json({"a": "</script><!--"}).count("<") == 0
 
 
 def test_no_folder_and_no_dicom_name_reaches_the_page(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_a_mosaic_holds_every_slice_where_the_viewer_looks() -> None:
 def test_a_large_scan_is_reduced_without_losing_a_small_finding(
     page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(html, "MAX_VOXELS", 4000)
+    monkeypatch.setattr(mosaics, "MAX_VOXELS", 4000)
     scores = np.zeros((40, 48, 36), dtype=np.float32)
     scores[17, 23, 11] = 0.9
     case = lesion_scan()
@@ -164,7 +166,7 @@ def test_a_large_scan_is_reduced_without_losing_a_small_finding(
     world = np.array(data["affine"]) @ at
     reach = np.array(data["spacing"]) / 2 + 1e-6
     assert (np.abs(world[:3] - small.findings[0].centroid_mm) <= reach).all()
-    mask = html._peak(build_scene(small).mask, tuple(data["factors"]))
+    mask = mosaics.block_peak(build_scene(small).mask, tuple(data["factors"]))
     assert mask[tuple(data["findings"][0]["at"])]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from report_cases import detection, lesion_scan
 
+from medgen.report.frame import PLANES, cut
 from medgen.report.picture import (
     grey,
     inferno,
@@ -18,7 +19,7 @@ from medgen.report.picture import (
     scan_picture,
     thumbnail,
 )
-from medgen.report.scene import PLANES, DetectionLike, FindingLike, build_scene, cut
+from medgen.report.scene import DetectionLike, FindingLike, build_scene
 from medgen.scoring import Finding
 from medgen.tasks.detect import Detection
 
