@@ -132,10 +132,11 @@ def blind_spots(image: Tensor, share: float, reach: int) -> tuple[Tensor, Tensor
     # Without the middle of the window, which is the voxel itself.
     drawn = torch.randint(window - 1, where[0].shape, device=image.device)
     drawn = drawn + (drawn >= window // 2).long()
-    source = []
+    source: list[Tensor] = []
     for axis in range(dims):
         step = drawn // (2 * reach + 1) ** axis % (2 * reach + 1) - reach
         source.append((where[2 + axis] + step) % image.shape[2 + axis])
     replaced = image.clone()
-    replaced[(where[0], slice(None), *where[2:])] = image[(where[0], slice(None), *source)]
+    first, places = where[0], where[2:]
+    replaced[first, :, *places] = image[first, :, *source]
     return replaced, blind.to(image.dtype)

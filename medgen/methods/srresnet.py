@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -36,9 +35,7 @@ from medgen.methods._restoring import (
     start_near,
 )
 from medgen.methods._sizes import require_multiples
-from medgen.networks.folding import fold, unfold
-from medgen.networks.layers import conv
-from medgen.networks.super_resolution import ResidualBlock, TextureCritic
+from medgen.networks.super_resolution import ResidualBlock, Sharpener, TextureCritic
 
 
 class SRResNetConfig(Config):
@@ -63,7 +60,7 @@ class SRResNetConfig(Config):
     adversarial_weight: float = Field(
         0.0, ge=0, description="weight of the adversarial loss; 0: there is no critic"
     )
-    critic_width: int = Field(32, ge=1, description="channels of the critic's first layers")
+    critic_width: int = Field(24, ge=1, description="channels of the critic's first layers")
     critic_stages: int = Field(3, ge=1, description="how often the critic halves the image")
     learning_rate: float = Field(5e-4, gt=0, description="Adam's learning rate of the network")
     critic_rate: float = Field(1e-4, gt=0, description="Adam's learning rate of the critic")
@@ -87,42 +84,34 @@ class SRResNet(nn.Module):
         self.spatial_dims = dims = config.spatial_dims
         self.input_slices, self.divisor = config.input_slices, config.fold
         self.channels = self.out_channels = config.channels
-        folded = config.fold**dims
-        width, outputs = config.width, config.channels * (2 if config.spread else 1)
-        self.head = conv(dims, config.channels * config.input_slices * folded, width)
-        self.trunk = nn.Sequential(
-            *[
-                ResidualBlock(dims, width, batch_norm=config.norm == "batch")
-                for _ in range(config.blocks)
-            ],
-            conv(dims, width, width),
-        )
-        self.tail = conv(dims, width, outputs * folded)
-        start_near(self.tail, config.channels * folded)
+        blocks = [
+            ResidualBlock(dims, config.width, batch_norm=config.norm == "batch")
+            for _ in range(config.blocks)
+        ]
+        inputs = config.channels * config.input_slices
+        outputs = config.channels * (2 if config.spread else 1)
+        self.network = Sharpener(dims, inputs, outputs, config.width, config.fold, blocks)
+        start_near(self.network.tail, config.channels * config.fold**dims)
         self.critic: TextureCritic | None = None
         if config.adversarial_weight:
             self.critic = TextureCritic(
                 dims, config.channels, config.critic_width, config.critic_stages
             )
-        # On CPUs 2-D convolutions run faster in this layout.
-        self.layout = torch.channels_last if dims == 2 else torch.channels_last_3d
-        self.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One for the network and one for the critic if there is one; Adam as in the paper."""
-        network = [*self.head.parameters(), *self.trunk.parameters(), *self.tail.parameters()]
-        optimizers: dict[str, Optimizer] = {"network": Adam(network, self.config.learning_rate)}
+        config = self.config
+        optimizers: dict[str, Optimizer] = {
+            "network": Adam(self.network.parameters(), config.learning_rate)
+        }
         if self.critic is not None:
-            optimizers["critic"] = Adam(self.critic.parameters(), self.config.critic_rate)
+            optimizers["critic"] = Adam(self.critic.parameters(), config.critic_rate)
         return optimizers
 
     def forward(self, image: Tensor) -> Restored:
         """Interpolated image ``(B, slices * C, *s)`` to the sharp one ``(B, C, *s)``."""
         require_multiples(image.shape[2:], self.divisor)
-        factor = self.config.fold
-        features = self.head(fold(image, factor).contiguous(memory_format=self.layout))
-        raw = unfold(self.tail(features + self.trunk(features)), factor)
-        return restored(raw, middle_slice(image, self.channels), self.channels)
+        return restored(self.network(image), middle_slice(image, self.channels), self.channels)
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[Step]:
         """The critic's loss if there is one, then the network's."""

@@ -1,16 +1,15 @@
-"""Trunks of super-resolution networks, and the critic that judges their texture.
-
-All work on features of one resolution. ``dims`` is 2 or 3.
-"""
+"""Networks for super-resolution, and the critic that judges their texture. ``dims`` is 2 or 3."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medgen.networks.folding import fold, unfold
 from medgen.networks.layers import BATCH_NORM, conv, spectral
 
 LEAK = 0.2  # slope of leaky ReLUs below 0
@@ -82,6 +81,46 @@ class RRDB(nn.Module):
         """``(B, width, *spatial)`` to the same shape."""
         result: Tensor = features + self.scale * (self.blocks(features) - features)
         return result
+
+
+class Sharpener(nn.Module):
+    """Blocks at low resolution between two foldings (Ledig et al. 2017; Shi et al. 2016).
+
+    The image comes in already interpolated; a convolution of its folded voxels takes the place of
+    the paper's first layer.
+
+    Args:
+        dims: 2 or 3.
+        inputs: Channels of the image.
+        outputs: Channels of the result.
+        width: Channels of the blocks.
+        factor: Voxels per axis that are folded into channels.
+        blocks: What keeps features ``(B, width, *spatial)`` in their shape, one after the other.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        inputs: int,
+        outputs: int,
+        width: int,
+        factor: int,
+        blocks: Sequence[nn.Module],
+    ) -> None:
+        super().__init__()
+        self.factor = factor
+        self.head = conv(dims, inputs * factor**dims, width)
+        self.trunk = nn.Sequential(*blocks, conv(dims, width, width))
+        self.tail = conv(dims, width, outputs * factor**dims)
+        # On CPUs 2-D convolutions run faster in this layout.
+        self.layout = torch.channels_last if dims == 2 else torch.channels_last_3d
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, inputs, *spatial)`` to ``(B, outputs, *spatial)``; multiples of the factor."""
+        folded = fold(image, self.factor).contiguous(memory_format=self.layout)
+        features = self.head(folded)
+        return unfold(self.tail(features + self.trunk(features)), self.factor)
 
 
 class Judgement(NamedTuple):
