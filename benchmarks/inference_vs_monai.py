@@ -28,8 +28,8 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 from medgen.inference import Inference, estimate_memory_gb, predict_volume
-from medgen.inference.predict import CONTEXT_VOXELS
 
+CONTEXT_VOXELS = Inference().context_voxels
 FIELD_OF_VIEW_MM = (256, 256, 176)  # of a common head scan
 CASES = (  # mode, tile in mm, blending
     ("3d", (64, 64, 64), "gaussian"),

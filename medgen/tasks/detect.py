@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.devices import check_device_name, resolve_device
-from medgen.errors import InputError
 from medgen.manifest import Manifest
 from medgen.package import ModelPackage, ScanMaps, load_package, require_task, run_model
 from medgen.run_record import timed
 from medgen.tasks.detect_dicom import check_dicom_format, check_dicom_source, dicom_kinds
 from medgen.tasks.limits import check_memory, check_scan, default_memory_gb, plan
+from medgen.tasks.running import importing, on_device
 from medgen.tasks.scan_units import in_scan_units
 from medgen.volume import Volume
 
@@ -179,7 +176,7 @@ def detect_anomalies(
             progress=progress, timings=timings,
         )  # fmt: skip
 
-    result, where, fallbacks = _run(run, where, device)
+    result, where, fallbacks = on_device(run, where, device)
     with timed(timings, "findings"):
         detection = _detection(package, volume, result, threshold)
     return replace(
@@ -211,39 +208,8 @@ def _read(
         facts = plan(path, manifest, limit, frame=wanted.frame, series=wanted.series)
         if wanted.dicom:
             check_dicom_format(facts["kind"])
-        with _importing("torch", "monai.data"):
+        with importing("torch", "monai.data"):
             return io.read(path, frame=wanted.frame, series=wanted.series)
-
-
-@contextmanager
-def _importing(*modules: str) -> Iterator[None]:
-    """Import slow libraries beside the block: decompressing leaves the interpreter free for it."""
-
-    def load() -> None:
-        for module in modules:
-            import_module(module)
-
-    with ThreadPoolExecutor(1) as pool:
-        imported = pool.submit(load)
-        yield
-        imported.result()
-
-
-def _run(
-    run: Callable[[str], ScanMaps], device: str, wish: str
-) -> tuple[ScanMaps, str, tuple[str, ...]]:
-    """Run the model; with ``auto``, a GPU that is too small is replaced by the CPU and noted."""
-    import torch
-
-    try:
-        return run(device), device, ()
-    except torch.cuda.OutOfMemoryError as error:
-        if wish != "auto":
-            msg = f"{device} has too little free memory for this scan"
-            raise InputError(msg, "Use --device cpu, or free memory on the GPU.") from error
-    # Outside the handler, so that the failed attempt's tensors are gone.
-    torch.cuda.empty_cache()
-    return run("cpu"), "cpu", (f"{device} ran out of memory; the CPU was used instead",)
 
 
 def _detection(
