@@ -33,6 +33,17 @@ _OPTIONAL = (
     "ManufacturerModelName", "TimezoneOffsetFromUTC",
 )  # fmt: skip
 _CODED = ("DeidentificationMethodCodeSequence",)
+# How a classic MR or CT picture was acquired; true of a picture derived from it as well.
+_ACQUISITION = (
+    "BodyPartExamined", "ProtocolName", "PatientPosition", "MRAcquisitionType", "EchoTime",
+    "RepetitionTime", "InversionTime", "EchoTrainLength", "MagneticFieldStrength", "FlipAngle",
+    "KVP", "ConvolutionKernel",
+)  # fmt: skip
+# The values that the standard allows (PS3.3 C.8.3.1); several may stand side by side.
+_SEQUENCES = {
+    "ScanningSequence": ("SE", "IR", "GR", "EP", "RM"),
+    "SequenceVariant": ("SK", "MTC", "SS", "TRSS", "SP", "MP", "OSP", "TOF", "NONE"),
+}
 _LENGTHS = {"LO": 64, "SH": 16, "ST": 1024, "LT": 10240}
 # Shortening one of these would make it another patient's, or another order's.
 _IDENTIFIERS = {"PatientID", "IssuerOfPatientID", "AccessionNumber"}
@@ -67,6 +78,24 @@ def patient_and_study(header: Dataset) -> Dataset:
         keyword in copied for keyword in ("DeidentificationMethod", *_CODED)
     ):
         copied.DeidentificationMethod = "not stated by the source"  # type 1C (C.7.1.1)
+    return copied
+
+
+def acquisition(header: Dataset) -> Dataset:
+    """How a source object was acquired: what of it is well-formed, and nothing else."""
+    copied = Dataset()
+    for keyword in _ACQUISITION:
+        value = clean(header, keyword)
+        if value is not None:
+            setattr(copied, keyword, value)
+    for keyword, allowed in _SEQUENCES.items():
+        try:
+            given = header.get(keyword) or ()
+            words = [given] if isinstance(given, str) else [str(word) for word in given]
+        except UNREADABLE:
+            continue
+        if words and all(word in allowed for word in words):
+            setattr(copied, keyword, words)
     return copied
 
 

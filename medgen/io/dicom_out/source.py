@@ -26,7 +26,7 @@ from pydicom.uid import (
 from medgen.errors import InputError
 from medgen.io.dicom_archive import Zips
 from medgen.io.dicom_files import UNREADABLE, quiet
-from medgen.io.dicom_out.patient import clean, patient_and_study
+from medgen.io.dicom_out.patient import acquisition, clean, patient_and_study
 from medgen.io.walk import Location
 from medgen.volume import Volume
 
@@ -52,11 +52,13 @@ class Plane:
         reference: The picture.
         position: Centre of its first pixel, LPS mm ``(3,)``.
         same_pixels: Whether results lie on its very pixels.
+        rescale: Slope and intercept of its stored numbers; None if they are none or unreadable.
     """
 
     reference: Reference
     position: NDArray[np.float64]
     same_pixels: bool
+    rescale: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,8 @@ class Source:
         burned_in: The source's BurnedInAnnotation, if it says.
         recognisable: The source's RecognizableVisualFeatures, if it says.
         lossy: LossyImageCompression and its ratio and method.
+        acquisition: How the source was acquired, as far as its header says so outside of groups of
+            frames; clean.
         planes: The source pictures, in the order of the last axis.
         thickness_mm: Slice thickness.
     """
@@ -93,6 +97,7 @@ class Source:
     burned_in: str | None
     recognisable: str | None
     lossy: Dataset
+    acquisition: Dataset
     planes: tuple[Plane, ...]
     thickness_mm: float
 
@@ -232,6 +237,7 @@ def open_source(volume: Volume) -> Source:
         burned_in=_yes_no(headers.values(), "BurnedInAnnotation"),
         recognisable=_yes_no(headers.values(), "RecognizableVisualFeatures"),
         lossy=_lossy(first),
+        acquisition=acquisition(first),
         planes=planes,
         thickness_mm=_thickness(volume, first, details["references"][0][2]),
     )
@@ -300,7 +306,8 @@ def _planes(
         if own is not None and near and same:
             origin = own
         frame = number if _is_multiframe(header) else None
-        planes.append(Plane(Reference(_class(class_uid, header), uid, frame), origin, same))
+        reference = Reference(_class(class_uid, header), uid, frame)
+        planes.append(Plane(reference, origin, same, _rescale(header, number)))
     return tuple(planes), placed
 
 
@@ -350,6 +357,18 @@ def _position(header: Dataset, number: int) -> NDArray[np.float64] | None:
             position = np.array(group.get("ImagePositionPatient"), dtype=np.float64)
             if position.shape == (3,) and np.isfinite(position).all():
                 return position
+    except UNREADABLE:
+        pass
+    return None
+
+
+def _rescale(header: Dataset, number: int) -> tuple[float, float] | None:
+    """Slope and intercept of a picture's stored numbers."""
+    try:
+        for group in _groups(header, number, "PixelValueTransformationSequence"):
+            slope = float(group.get("RescaleSlope") or 0)
+            if slope > 0:
+                return slope, float(group.get("RescaleIntercept") or 0)
     except UNREADABLE:
         pass
     return None
