@@ -260,3 +260,77 @@ def dragan(critic: Callable[[Tensor], Tensor], real: Tensor, *, weight: float = 
 def r1(critic: Callable[[Tensor], Tensor], real: Tensor, *, gamma: float = 10.0) -> Tensor:
     """``gamma / 2 * E[|grad D(x)|^2]`` at real images (Mescheder et al. 2018)."""
     return gamma / 2 * _slopes(critic, real).square().mean()
+
+
+# ---- How alike two images look. ----
+
+# The window of Wang et al. 2004: Gaussian, of this many voxels and this deviation.
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+
+
+def ssim_maps(a: Tensor, b: Tensor, *, data_range: float) -> tuple[Tensor, Tensor]:
+    """Structural similarity at every voxel, and its contrast-structure factor alone.
+
+    Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (2004),
+    in 2-D and 3-D. Differentiable.
+
+    Args:
+        a: Images ``(B, C, *spatial)``.
+        b: Their partners.
+        data_range: Largest minus smallest possible value.
+
+    Returns:
+        Two maps ``(B, C, *spatial - 10)``, at most 1: only where the whole window fits.
+    """
+    c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
+    mean_a, mean_b = _window_mean(a), _window_mean(b)
+    variance_a = _window_mean(a * a) - mean_a**2
+    variance_b = _window_mean(b * b) - mean_b**2
+    covariance = _window_mean(a * b) - mean_a * mean_b
+    contrast = (2 * covariance + c2) / (variance_a + variance_b + c2)
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return luminance * contrast, contrast
+
+
+def ssim_inside(a: Tensor, b: Tensor, mask: Tensor, *, data_range: float) -> Tensor:
+    """Mean SSIM at the voxels of a mask ``(B, 1, *spatial)``; see :func:`ssim_maps`.
+
+    Images are continued by their edge voxels, so that the window fits everywhere.
+    """
+    margin = [SSIM_WINDOW // 2] * 2 * (a.ndim - 2)
+    a, b = (F.pad(image.float(), margin, mode="replicate") for image in (a, b))
+    return mean_inside(ssim_maps(a, b, data_range=data_range)[0], mask)
+
+
+def _window_mean(image: Tensor) -> Tensor:
+    """Gaussian mean along every axis, only where the window fits."""
+    offsets = torch.arange(SSIM_WINDOW, device=image.device, dtype=image.dtype) - SSIM_WINDOW // 2
+    window = torch.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    window = window / window.sum()
+    dims, channels = image.ndim - 2, image.shape[1]
+    convolve = F.conv2d if dims == 2 else F.conv3d
+    for axis in range(dims):
+        shape = [1, 1] + [SSIM_WINDOW if axis == other else 1 for other in range(dims)]
+        kernel = window.reshape(shape).expand(channels, *[-1] * (dims + 1))
+        image = convolve(image, kernel, groups=channels)
+    return image
+
+
+def gram(features: Tensor) -> Tensor:
+    """Correlations between the channels of features ``(B, C, *spatial)``, ``(B, C, C)``.
+
+    Divided by the number of values of one image, as in Johnson et al. (2016). Where something is
+    does not count, only what occurs together.
+    """
+    flat = features.float().flatten(2)
+    return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
+
+
+def style_distance(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Mean squared difference of the Gram matrices, averaged over layers (Gatys et al. 2016).
+
+    ``real`` is taken as it is: no gradient flows into it.
+    """
+    terms = [(gram(a) - gram(b.detach())).square().mean() for a, b in zip(fake, real, strict=True)]
+    return torch.stack(terms).mean()

@@ -7,11 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medgen.errors import InputError
+from medgen.losses import SSIM_WINDOW, ssim_maps
 
 # Wang, Simoncelli and Bovik 2003, from fine to coarse.
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-WINDOW, SIGMA = 11, 1.5
-K1, K2 = 0.01, 0.03
 
 
 def scales(size: tuple[int, ...]) -> int:
@@ -21,10 +20,12 @@ def scales(size: tuple[int, ...]) -> int:
         InputError: Not even the image itself does.
     """
     count = 0
-    while count < len(WEIGHTS) and min(size) >> count >= WINDOW:
+    while count < len(WEIGHTS) and min(size) >> count >= SSIM_WINDOW:
         count += 1
     if not count:
-        raise InputError(f"MS-SSIM needs images of at least {WINDOW} pixels a side, got {size}")
+        raise InputError(
+            f"MS-SSIM needs images of at least {SSIM_WINDOW} pixels a side, got {size}"
+        )
     return count
 
 
@@ -47,35 +48,9 @@ def ms_ssim(a: Tensor, b: Tensor, *, data_range: float = 2.0) -> Tensor:
     value = torch.ones(len(a), device=a.device)
     a, b = a.float(), b.float()
     for scale, weight in enumerate(weights):
-        similarity, contrast = _ssim(a, b, data_range)
-        term = similarity if scale == count - 1 else contrast
+        similarity, contrast = ssim_maps(a, b, data_range=data_range)
+        term = (similarity if scale == count - 1 else contrast).flatten(1).mean(1)
         value = value * term.clamp(min=0) ** weight
         if scale < count - 1:
             a, b = pool(a, 2), pool(b, 2)
     return value
-
-
-def _ssim(a: Tensor, b: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
-    """Mean SSIM and mean contrast-structure term of each pair."""
-    c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
-    mean_a, mean_b = _blur(a), _blur(b)
-    variance_a = _blur(a * a) - mean_a**2
-    variance_b = _blur(b * b) - mean_b**2
-    covariance = _blur(a * b) - mean_a * mean_b
-    contrast = (2 * covariance + c2) / (variance_a + variance_b + c2)
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-    return (luminance * contrast).flatten(1).mean(1), contrast.flatten(1).mean(1)
-
-
-def _blur(image: Tensor) -> Tensor:
-    """Gaussian window along every axis, only where it fits."""
-    offsets = torch.arange(WINDOW, device=image.device, dtype=image.dtype) - WINDOW // 2
-    window = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
-    window = window / window.sum()
-    dims, channels = image.ndim - 2, image.shape[1]
-    convolve = F.conv2d if dims == 2 else F.conv3d
-    for axis in range(dims):
-        shape = [1, 1] + [WINDOW if axis == other else 1 for other in range(dims)]
-        kernel = window.reshape(shape).expand(channels, *[-1] * (dims + 1))
-        image = convolve(image, kernel, groups=channels)
-    return image

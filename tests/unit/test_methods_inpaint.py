@@ -1,0 +1,122 @@
+"""What is particular to the inpainting methods; the common promises are in tests/contracts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from medgen.errors import InputError
+from medgen.methods import build
+from medgen.networks.hole_filling import pull_push
+
+SMALL: dict[str, dict[str, Any]] = {
+    "inpaint_unet": {"features": (4, 4, 8, 8, 8)},
+}
+every = pytest.mark.parametrize("name", SMALL)
+
+
+def make(name: str, **extra: Any) -> Any:
+    torch.manual_seed(0)
+    return build(name, {"spatial_dims": 2, **SMALL[name], **extra})
+
+
+def holed(
+    size: tuple[int, ...] = (32, 32), slices: int = 1, channels: int = 1
+) -> dict[str, Tensor]:
+    """Two random images, each with a box cut out of every slice, and its truth."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand((2, slices, channels, *size), generator=generator)
+    hole = torch.zeros(2, slices, 1, *size)
+    hole[0, :, :, 8:20, 10:22] = 1
+    hole[1, :, :, 16:26, 4:12] = 1
+    image = torch.cat([truth * (1 - hole), hole], dim=2).flatten(1, 2)
+    return {"image": image, "target": truth[:, slices // 2], "mask": hole[:, slices // 2]}
+
+
+def losses(method: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return {name: loss.detach() for name, loss, _ in method.losses(batch)}
+
+
+@every
+@pytest.mark.parametrize("slices", [1, 3])
+def test_outside_the_hole_the_output_is_the_input(name: str, slices: int) -> None:
+    batch = holed(slices=slices)
+    method = make(name, input_slices=slices).eval()
+    output = method.predict(batch["image"])["output"]
+    hole = batch["mask"] > 0
+    assert torch.equal(output[~hole], batch["target"][~hole])
+    assert not torch.equal(output[hole], batch["target"][hole])
+
+
+@every
+def test_what_stands_in_the_hole_does_not_matter(name: str) -> None:
+    """Neither when the network is used nor when it is trained: the truth must not leak in."""
+    batch, method = holed(), make(name).eval()
+    leak = batch["image"].clone()
+    leak[:, :1] += 5 * batch["mask"]
+    assert torch.equal(method.predict(leak)["output"], method.predict(batch["image"])["output"])
+    first, again = losses(make(name), batch), losses(make(name), {**batch, "image": leak})
+    assert first == again
+
+
+@every
+def test_the_truth_outside_the_hole_costs_nothing(name: str) -> None:
+    """Only the first loss of a method with a critic may look at the whole true image."""
+    batch, method = holed(), make(name)
+    far = torch.zeros_like(batch["mask"])
+    far[..., -4:] = 1  # beyond the windows of the SSIM
+    other = {**batch, "target": batch["target"] + far}
+    last = list(losses(method, batch))[-1]
+    if name != "inpaint_unet":
+        pytest.skip("its critic sees the whole image")
+    assert losses(make(name), other)[last] == losses(make(name), batch)[last]
+
+
+def test_the_untrained_network_continues_the_surroundings() -> None:
+    batch, method = holed(), make("inpaint_unet").eval()
+    for parameter in method.network.final_conv.parameters():
+        torch.nn.init.zeros_(parameter)
+    smooth = pull_push(batch["image"][:, :1], batch["mask"], 4)
+    assert torch.equal(method.predict(batch["image"])["output"], smooth)
+
+
+def test_a_constant_image_stays_one() -> None:
+    """Whatever the network's weights, the smooth continuation has to be exact where it can be."""
+    hole = torch.zeros(1, 1, 32, 48)
+    hole[..., 3:30, 5:40] = 1
+    assert torch.allclose(pull_push(0.7 * (1 - hole), hole, 4), torch.full_like(hole, 0.7))
+    everything = torch.ones_like(hole)
+    assert torch.equal(pull_push(everything, everything, 4), torch.zeros_like(hole))
+
+
+@given(st.sampled_from([2, 3]), st.integers(0, 99))
+def test_a_continuation_stays_within_what_is_known(dims: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand((1, 1, *(16,) * dims), generator=generator)
+    hole = (torch.rand(image.shape, generator=generator) < 0.6).float()
+    filled = pull_push(image * (1 - hole) + 9 * hole, hole, 4)
+    known = image[hole == 0]
+    assert torch.equal(filled[hole == 0], known)
+    assert filled.min() >= known.min() - 1e-6
+    assert filled.max() <= known.max() + 1e-6
+
+
+@every
+def test_a_spread_is_predicted_only_if_asked_for(name: str) -> None:
+    batch = holed()
+    with_spread = make(name).eval().predict(batch["image"])
+    assert (with_spread["spread"] > 0).all()
+    assert set(make(name, spread=False).eval().predict(batch["image"])) == {"output"}
+
+
+@every
+@pytest.mark.parametrize(("dims", "slices"), [(2, 4), (3, 3)])
+def test_slices_must_be_odd_and_flat(name: str, dims: int, slices: int) -> None:
+    with pytest.raises(InputError, match="odd"):
+        make(name, spatial_dims=dims, input_slices=slices)
