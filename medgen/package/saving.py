@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from medgen.package.files import (
     load_package,
 )
 from medgen.package.golden import golden_input, golden_output
+from medgen.package.weights import compressed, rounded
 from medgen.run_record import hash_file
 from medgen.volume import Volume
 
@@ -56,7 +56,8 @@ def save_package(
         calibration: Measured on held-out normal scans.
         arrays: More safetensors files, by their name.
         files: More files, by their name: pictures for the card.
-        half_precision: Store weights as float16 (they are still used as float32).
+        half_precision: Store weights as float16 of few significant bits, see
+            :mod:`medgen.package.weights` (they are still used as float32).
         overwrite: Replace an existing package.
         **manifest: The other keys of :class:`~medgen.manifest.Manifest`; those that follow from
             the arguments above (method, config, calibration, sha256) are filled in.
@@ -107,8 +108,6 @@ def _write_arrays(draft: Path, arrays: Mapping[str, Mapping[str, NDArray[Any]]])
 
 def _write_weights(path: Path, method: Any, half_precision: bool) -> None:
     """The weights that using the method needs; nothing if it has none."""
-    from safetensors.torch import save
-
     unneeded = tuple(f"{name}." for name in getattr(method, "training_only", ()))
     weights = {
         key: value.detach().cpu().contiguous()
@@ -116,12 +115,9 @@ def _write_weights(path: Path, method: Any, half_precision: bool) -> None:
         if not key.startswith(unneeded)
     }
     if half_precision:
-        weights = {
-            key: value.half() if value.is_floating_point() else value
-            for key, value in weights.items()
-        }
+        weights = {key: rounded(value) for key, value in weights.items()}
     if weights:
-        path.write_bytes(lzma.compress(save(weights), preset=9))
+        path.write_bytes(compressed(weights))
 
 
 def _write_manifest(draft: Path, method: Any, values: dict[str, Any]) -> None:

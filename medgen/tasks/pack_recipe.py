@@ -43,8 +43,8 @@ class Run:
     Attributes:
         record: Its ``training.json``.
         config: What was trained.
-        method: The averaged network, in evaluation mode, rounded to half precision as a package
-            stores it: what is measured is what will be used.
+        method: The averaged network, in evaluation mode, rounded as a package stores it: what is
+            measured is what will be used.
     """
 
     record: dict[str, Any]
@@ -67,6 +67,7 @@ def open_run(folder: Path, changes: Sequence[str] = ()) -> Run:
     from safetensors.torch import load_file
 
     from medgen.methods import build
+    from medgen.package.weights import rounded
 
     record = _record_of(folder)
     config = TrainingConfig.model_validate(record["config"])
@@ -76,12 +77,12 @@ def open_run(folder: Path, changes: Sequence[str] = ()) -> Run:
     for name in unneeded:
         setattr(method, name, None)
     try:
-        halved = {
-            name: value.half().to(value.dtype) if value.is_floating_point() else value
+        stored = {
+            name: rounded(value).to(value.dtype)
             for name, value in load_file(folder / "weights.safetensors").items()
             if name.partition(".")[0] not in unneeded
         }
-        method.load_state_dict(halved)
+        method.load_state_dict(stored)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         msg = f"the weights in {folder} are missing, damaged or of another method: {reason}"

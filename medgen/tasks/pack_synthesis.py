@@ -37,7 +37,7 @@ from medgen.training.config import validated
 if TYPE_CHECKING:
     from medgen.features import FeatureExtractor
 
-SAMPLES = "samples.png"
+SAMPLES = "samples.jpg"
 SHOWN = 32
 SHEET_EDGE = 1000  # pixels of the card's picture, at most
 GOLDEN = 2
@@ -208,17 +208,18 @@ def _mean_code(method: Any, codes: Sequence[Code]) -> NDArray[np.float32]:
 
 
 def _golden(method: Any) -> dict[str, NDArray[Any]]:
-    """Latents of the first images of seed 0."""
+    """Latents of the first images of seed 0; of volumes, which are large, of the first one."""
+    count = GOLDEN if method.spatial_dims == 2 else 1
     found: dict[str, NDArray[Any]] = {
-        "latent": np.stack([draw(method.latent_shape, 0, n) for n in range(GOLDEN)])
+        "latent": np.stack([draw(method.latent_shape, 0, n) for n in range(count)])
     }
     if method.conditions:
-        found["condition"] = np.arange(GOLDEN, dtype=np.int64) % method.conditions
+        found["condition"] = np.arange(count, dtype=np.int64) % method.conditions
     return found
 
 
 def _picture(package: ModelPackage) -> bytes:
-    """The first images of seed 0, which nobody selected, as PNG."""
+    """The first images of seed 0, which nobody selected, as JPEG."""
     import PIL.Image
 
     from medgen.tasks.synthesize import synthesize
@@ -226,10 +227,9 @@ def _picture(package: ModelPackage) -> bytes:
 
     sheet, file = io.BytesIO(), io.BytesIO()
     draw_sheet(synthesize(package, n=SHOWN, device="cpu"), sheet)
-    picture = PIL.Image.open(sheet)
+    picture = PIL.Image.open(sheet).convert("RGB")
     picture.thumbnail((SHEET_EDGE, SHEET_EDGE))
-    # Few colours look the same and take a third of the room.
-    picture.quantize(96).save(file, format="PNG", optimize=True)
+    picture.save(file, format="JPEG", quality=78, optimize=True, progressive=True)
     return file.getvalue()
 
 

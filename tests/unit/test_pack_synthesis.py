@@ -117,7 +117,7 @@ def test_it_says_what_the_run_knows(package: ModelPackage) -> None:
     card = (package.folder / "CARD.md").read_text()
     for text in ("2 steps", "Nobody, Noise, 2026", "CC0-1.0", "1.500 (1.000 to 2.000)", "lumen"):
         assert text in card
-    with PIL.Image.open(package.folder / "samples.png") as image:
+    with PIL.Image.open(package.folder / "samples.jpg") as image:
         assert image.width > 500
 
 
