@@ -110,7 +110,7 @@ def _write(
     grid, scan = detection.volume.geometry, detection.volume
     # zlib leaves the interpreter free, so the maps compress while the pictures are drawn.
     with timed(timings, "write"), ThreadPoolExecutor() as pool:
-        inputs = [pool.submit(_fingerprint, source) for source in scan.provenance.sources]
+        inputs = [pool.submit(input_fingerprint, source) for source in scan.provenance.sources]
 
         def submit(name: str, array: Any, kind: Literal["image", "map", "label"]) -> Future[Path]:
             return pool.submit(write_nifti, folder / name, array, grid, like=scan, kind=kind)
@@ -155,7 +155,7 @@ def _draw(detection: Any, folder: Path, names: dict[str, str]) -> None:
     write_report(detection, folder / names["report"])
 
 
-def _fingerprint(source: str) -> dict[str, Any]:
+def input_fingerprint(source: str) -> dict[str, Any]:
     """Hash of an input; a DICOM file's or folder's own name is left out (see output_stem)."""
     found = fingerprint(Path(source))
     if output_stem([source]) == "scan":
