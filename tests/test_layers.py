@@ -22,7 +22,7 @@ ROWS = (
     (
         *("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
         *("image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"),
-        *("restoration_sets", "real_scans", "domain_sets"),
+        *("restoration_sets", "real_scans", "domain_sets", "classical"),
     ),
     ("networks", "losses", "augmentation", "label_deformation"),
     ("methods",),
@@ -63,7 +63,7 @@ NEIGHBOURS = {
 # Nearer than the row says: a method must stay usable on plain tensors.
 DATA = {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"}
 DATA |= {"image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"}
-DATA |= {"restoration_sets", "real_scans", "domain_sets"}
+DATA |= {"restoration_sets", "real_scans", "domain_sets", "classical"}
 FORBIDDEN = {
     "methods": DATA,
     "losses": DATA,
