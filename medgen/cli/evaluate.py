@@ -1,4 +1,4 @@
-"""``medgen evaluate synthesis``: parse, run the evaluation, print its table."""
+"""``medgen evaluate``: the group of commands, and ``medgen evaluate synthesis``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import typer
 
 from medgen.cli import options
 from medgen.cli.console import configure, print_json, say, stdout
+from medgen.cli.evaluate_paired import EPILOG as PAIRED_EPILOG
+from medgen.cli.evaluate_paired import paired
 
 if TYPE_CHECKING:
     from medgen.features import FeatureExtractor
 
 evaluate = typer.Typer(help="Measure how good results are.", no_args_is_help=True)
+evaluate.command(epilog=PAIRED_EPILOG)(paired)
 
 EPILOG = (
     "**Examples**\n\n"

@@ -71,8 +71,8 @@ class Scene(Frame):
         if finding is None:
             x, y, z = (size // 2 for size in self.shape)
             return x, y, z
-        x, y, z = self.to_screen([finding.slice_index.get(axis, 0) for axis in range(3)])
-        return round(x), round(y), round(z)
+        at = self.to_screen([finding.slice_index.get(axis, 0) for axis in range(3)])
+        return round(at[0]), round(at[1]), round(at[2])
 
     def box_corners(self, finding: FindingLike) -> tuple[list[int], list[int]]:
         """First and last screen voxel (both inside) of the finding's bounding box."""
