@@ -152,3 +152,65 @@ def save_features(folder: Path) -> ModelPackage:
         half_precision=True, name=folder.name, version="0.1.0", task="features",
         contract={"spatial_dims": [2, 3], "channels": 3}, intended_use="tests",
     )  # fmt: skip
+
+
+# Of each restoration task: method, settings, what its manifest says, channels of its image
+# (a translation gets the planes of its target besides).
+RESTORERS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
+    "inpaint": ("inpaint_unet", {"features": (4, 4, 4, 4, 4)}, {}, 2),
+    "super-resolve": ("srresnet", {"width": 4, "blocks": 1}, {"scales": (2.0, 4.0)}, 1),
+    "denoise": ("dncnn", {"depth": 3, "width": 4}, {"noise": ("gaussian", "rician")}, 1),
+    "translate": (
+        "pix2pix",
+        {"channels": 4, "generator": "unet", "features": (4, 4, 4, 4, 4), "adversarial_weight": 0},
+        {"targets": ("t1", "t2", "flair")},
+        1,
+    ),
+}
+
+
+def save_restorer(
+    folder: Path,
+    task: str,
+    *,
+    method: Any = None,
+    restoration: dict[str, Any] | None = None,
+    dims: int = 2,
+    **changes: Any,
+) -> ModelPackage:
+    """A tiny untrained restoration model, slice by slice or in 3-D, with a calibrated uncertainty.
+
+    Args:
+        folder: Of the package.
+        task: One of ``RESTORERS``.
+        method: A network to save instead.
+        restoration: Keys of the manifest's block to change.
+        dims: 2 or 3.
+        **changes: Of the manifest.
+    """
+    import numpy as np
+    import torch
+
+    from medgen.methods import build
+
+    name, settings, block, channels = RESTORERS[task]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network: Any = method or build(name, {"spatial_dims": dims, **settings})
+        network.eval()
+    image = np.random.default_rng(0).uniform(0, 1, (channels, *(16,) * dims)).astype(np.float16)
+    if task == "inpaint":
+        image[1] = image[1] > 0.7
+        image[0] *= 1 - image[1]
+    spread = {"level": 0.9, "factor": 2.0, "coverage": 0.9, "data": "tests"}
+    values: dict[str, Any] = {
+        "name": folder.name, "version": "0.1.0", "task": task, "summary": f"{task}, untrained",
+        "preparation": {"spacing_mm": None if task == "denoise" else SPACING_MM, "brain": "none",
+                        "brightest": None},
+        "inference": {"mode": f"{dims}d", "context_voxels": 8},
+        "contract": {"spatial_dims": [2, 3]}, "intended_use": "tests",
+        "restoration": {"spread": spread, **block, **(restoration or {})},
+    }  # fmt: skip
+    return save_package(
+        folder, network, card=f"# {task}\n", golden={"image": image}, **{**values, **changes},
+    )  # fmt: skip

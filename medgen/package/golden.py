@@ -9,16 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.errors import PackageError
-from medgen.manifest import check_files
+from medgen.manifest import RESTORATION_TASKS, check_files
 from medgen.package.detection import run_model
 from medgen.package.files import CARD, GOLDEN_EXPECTED, GOLDEN_INPUT, ModelPackage
+from medgen.package.restoration import run_restoration
 from medgen.volume import Geometry, Provenance, Volume
 
 # Resampling and convolution differ in the last digits between processors, and a voxel on the
 # edge of the mask may fall on either side: so nearly all voxels must agree to this much. A
 # generator passes such differences through tens of layers, so its images (-1..1) may differ more:
 # by about one step of 8-bit grey.
-GOLDEN_TOLERANCE = {"detect-anomalies": 1e-3, "synthesize": 1e-2, "features": 1e-2}
+GOLDEN_TOLERANCE = {
+    "detect-anomalies": 1e-3, "synthesize": 1e-2, "features": 1e-2,
+    **dict.fromkeys(RESTORATION_TASKS, 5e-3),
+}  # fmt: skip
 GOLDEN_MAX_FRACTION = 1e-3
 
 Arrays = dict[str, NDArray[Any]]
@@ -36,7 +40,8 @@ def golden_output(package: ModelPackage) -> Arrays:
 
     A detector: ``voxels``, ``affine`` to ``map``. A generator: ``latent`` and, if it has
     conditions, ``condition`` to ``image`` and, if it is annotated, ``labels``. A feature
-    extractor: ``image`` to ``features``.
+    extractor: ``image`` to ``features``. A restoration: a prepared ``image`` ``(C, X, Y[, Z])`` to
+    ``output`` and ``spread``, of several targets the first.
     """
     given = package.arrays(GOLDEN_INPUT)
     return _OUTPUTS[package.manifest.task](package, given)
@@ -71,7 +76,20 @@ def _measured(package: ModelPackage, given: Arrays) -> Arrays:
     return {"features": np.ascontiguousarray(features.float().numpy())}
 
 
-_OUTPUTS = {"detect-anomalies": _detected, "synthesize": _generated, "features": _measured}
+def _restored(package: ModelPackage, given: Arrays) -> Arrays:
+    import torch
+
+    assert package.manifest.restoration is not None  # the manifest's own check
+    targets = package.manifest.restoration.targets
+    image = torch.from_numpy(given["image"].astype(np.float32))
+    made = run_restoration(package, image, target=targets[0] if len(targets) > 1 else None)
+    return {name: np.ascontiguousarray(values.astype(np.float16)) for name, values in made.items()}
+
+
+_OUTPUTS = {
+    "detect-anomalies": _detected, "synthesize": _generated, "features": _measured,
+    **dict.fromkeys(RESTORATION_TASKS, _restored),
+}  # fmt: skip
 
 
 def verify_package(package: ModelPackage) -> float:
