@@ -89,7 +89,7 @@ class ESRGAN(nn.Module):
         self.critic: TextureCritic | None = None
         if config.adversarial_weight:
             self.critic = TextureCritic(
-                dims, config.channels, config.critic_width, config.critic_stages
+                dims, config.channels, config.critic_width, config.critic_stages, offset=False
             )
 
     def optimizers(self) -> dict[str, Optimizer]:

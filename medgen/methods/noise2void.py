@@ -18,7 +18,7 @@ imaging, is not removed: it can be predicted.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from monai.networks.nets import BasicUNet
@@ -137,6 +137,8 @@ def blind_spots(image: Tensor, share: float, reach: int) -> tuple[Tensor, Tensor
         step = drawn // (2 * reach + 1) ** axis % (2 * reach + 1) - reach
         source.append((where[2 + axis] + step) % image.shape[2 + axis])
     replaced = image.clone()
-    first, places = where[0], where[2:]
-    replaced[first, :, *places] = image[first, :, *source]
+    every = slice(None)
+    into: Any = (where[0], every, *where[2:])
+    out_of: Any = (where[0], every, *source)
+    replaced[into] = image[out_of]
     return replaced, blind.to(image.dtype)

@@ -147,9 +147,12 @@ class TextureCritic(nn.Module):
         channels: Of the image.
         width: Channels of the first pair.
         stages: Pairs.
+        offset: Whether the output has one; to a loss of differences it would mean nothing.
     """
 
-    def __init__(self, dims: int, channels: int, width: int, stages: int) -> None:
+    def __init__(
+        self, dims: int, channels: int, width: int, stages: int, *, offset: bool = True
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList()
         inputs = channels
@@ -164,7 +167,7 @@ class TextureCritic(nn.Module):
                 )
             )
             inputs = outputs
-        self.judge = conv(dims, inputs, 1, 1)
+        self.judge = conv(dims, inputs, 1, 1, bias=offset)
 
     def forward(self, image: Tensor) -> Judgement:
         """Judge images ``(B, C, *spatial)``."""

@@ -1,6 +1,7 @@
 """What every method that predicts from an image promises, in 2-D and in 3-D. See CONTRIBUTING.md.
 
-Methods that make images from noise have their own contract, in ``test_samplers.py``.
+Methods that make images from noise have their own contract, in ``test_samplers.py``, and so have
+those that restore or translate an image, in ``test_restorers.py``.
 """
 
 from __future__ import annotations
@@ -113,10 +114,15 @@ every = pytest.mark.parametrize(
 
 
 def test_every_registered_method_is_tested() -> None:
-    """Here if it predicts from an image, in ``test_samplers.py`` if it makes one from noise."""
-    predicting = {name for name in REGISTRY if hasattr(method_class(name), "predict")}
-    assert {variant.split()[0] for variant in SMALL} == predicting
-    others = [method_class(name) for name in set(REGISTRY) - predicting]
+    """Here if it finds anomalies, in ``test_restorers.py`` if it restores or translates an image,
+
+    in ``test_samplers.py`` if it makes one from noise. Restorers name their training-only parts.
+    """
+    classes = {name: method_class(name) for name in REGISTRY}
+    predicting = {name for name, cls in classes.items() if hasattr(cls, "predict")}
+    restorers = {name for name in predicting if hasattr(classes[name], "training_only")}
+    assert {variant.split()[0] for variant in SMALL} == predicting - restorers
+    others = [classes[name] for name in set(REGISTRY) - predicting]
     assert all(hasattr(cls, "generate") or hasattr(cls, "features") for cls in others)
 
 
