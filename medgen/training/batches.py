@@ -27,6 +27,8 @@ SOURCES: dict[str, tuple[str, str]] = {
     "annotated_joint": ("medgen.training.joint_labels", "JointLabels"),
     "annotated_brain": ("medgen.annotated_brain", "AnnotatedBrain"),
     "mixture": ("medgen.toy", "MixtureSource"),
+    "restoration": ("medgen.restoration_sets", "RestorationSource"),
+    "domains": ("medgen.domain_sets", "Domains"),
 }
 
 
@@ -35,6 +37,11 @@ class Source(Protocol):
 
     For methods that restore, a batch holds ``image`` with simulated anomalies and ``healthy``
     without, both ``(B, C, *spatial)``; and ``anomaly`` and ``mask`` ``(B, 1, *spatial)``, 0 or 1.
+
+    For restoration methods, it holds ``image`` ``(B, slices * C, *spatial)``, damaged, the
+    ``target`` of the middle slice and its ``mask`` ``(B, 1, *spatial)``, where the result counts;
+    the source then names its ``channels`` (of one slice) and ``out_channels``. See
+    :mod:`medgen.restoration_sets` and :mod:`medgen.domain_sets`.
 
     For methods that sample, it holds ``image`` ``(B, C, *spatial)`` in -1..1 and, as the data
     have them, ``condition`` ``(B,)`` and ``labels`` ``(B, 1, *spatial)``, both int64; the source
@@ -108,6 +115,7 @@ def can_sample(method: Any) -> bool:
 
 def _require_fit(kind: str, source: Any, method: Any) -> None:
     """Refuse data that a method cannot learn from."""
+    _require_restoration_fit(kind, source, method)
     sets = hasattr(source, "condition_names")
     if can_sample(method) and not sets:
         raise InputError(
@@ -142,6 +150,31 @@ def _require_fit(kind: str, source: Any, method: Any) -> None:
             "Put the images of each condition into a subfolder of its own, or set "
             f"config.conditions to {len(found) if len(found) > 1 else 0}.",
         )
+
+
+def _require_restoration_fit(kind: str, source: Any, method: Any) -> None:
+    """Restoration methods learn from damaged images and their targets, and no others do."""
+    restores, pairs = hasattr(method, "out_channels"), hasattr(source, "out_channels")
+    if restores and not pairs:
+        raise InputError(
+            f"data.kind {kind!r} has no damaged images and targets, which the method needs",
+            "Use data.kind restoration or domains.",
+        )
+    if pairs and not restores:
+        raise InputError(
+            f"data.kind {kind!r} is for methods of inpainting, super-resolution, denoising and "
+            "translation",
+            "Use data.kind label_maps, phantoms, images or annotated.",
+        )
+    if not pairs:
+        return
+    for key, what in (("channels", "one input slice"), ("out_channels", "the target")):
+        given, wanted = getattr(source, key), getattr(method, key)
+        if given != wanted:
+            raise InputError(
+                f"the data have {given} channel(s) in {what}, but the method takes {wanted}",
+                f"Set config.{key} to {given}.",
+            )
 
 
 class _Timed(Dataset[tuple[Batch, float]]):

@@ -171,8 +171,10 @@ def validate(method: Any, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, 
     Returns:
         Of a method that predicts: ``validation/restoration`` is the mean absolute error of
         ``restored`` inside the mask, in the image's unit; ``validation/dice`` the soft Dice of the
-        probability with the simulated anomaly, 0..1. Of a method with a ``validate`` of its own:
-        what that returns.
+        probability with the simulated anomaly, 0..1. Of a restoration method with aligned targets:
+        ``validation/mae`` and ``validation/psnr`` of its ``output`` inside the mask, in the
+        images' scale (1 is the data range) and in decibels. Of a method with a ``validate`` of
+        its own: what that returns.
     """
     sums: dict[str, float] = defaultdict(float)
     for batch in batches:
@@ -184,6 +186,11 @@ def validate(method: Any, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, 
         if "restored" in outputs:
             error = (outputs["restored"] - batch["healthy"]).abs()
             sums["validation/restoration"] += float(mean_inside(error, batch["mask"]))
+        if "output" in outputs:
+            error = outputs["output"] - batch["target"]
+            squared = float(mean_inside(error**2, batch["mask"]))
+            sums["validation/mae"] += float(mean_inside(error.abs(), batch["mask"]))
+            sums["validation/psnr"] -= 10 * math.log10(max(squared, 1e-10))
         if "log_odds" in outputs:
             found = torch.sigmoid(outputs["log_odds"]) * batch["mask"]
             sums["validation/dice"] += float(soft_dice(found, batch["anomaly"]))

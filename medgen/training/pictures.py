@@ -16,7 +16,8 @@ from medgen.training.checkpoint import write_complete
 GRID_ROWS = 8
 CAPTION_HEIGHT = 14  # pixels
 SMALLEST_PICTURE = 96  # pixels; smaller images are enlarged, so that captions fit
-SAME_UNIT = {"image", "healthy", "restored"}  # pictures that share one grey scale
+# Pictures that share one grey scale.
+SAME_UNIT = {"image", "healthy", "restored", "target", "output"}
 # Colours of labels 1, 2, ... (the ten of Tableau), again from the start if there are more.
 LABEL_COLOURS = np.array(
     [
@@ -33,11 +34,13 @@ def save_grid(
     """Draw rows of one batch: input, truth and predictions side by side.
 
     Volumes are shown by their middle slice along the last axis; arrays (right, front, up) are
-    drawn with the front at the top. Three channels are shown in colour, others by their mean.
+    drawn with the front at the top. Three channels are shown in colour, others by their mean. Of
+    the input of a restoration only the image is shown, not the hole or the wanted contrast.
     """
+    image = _middle(batch["image"], input_slices)
     columns = {
-        "image": _middle(batch["image"], input_slices),
-        **{name: batch[name] for name in ("healthy", "anomaly") if name in batch},
+        "image": image[:, : batch["target"].shape[1]] if "target" in batch else image,
+        **{name: batch[name] for name in ("healthy", "anomaly", "target") if name in batch},
         **{name: value for name, value in outputs.items() if name != "log_odds"},
     }
     if "log_odds" in outputs:

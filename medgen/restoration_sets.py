@@ -1,0 +1,542 @@
+"""Pairs of damaged and true images for the four restoration tasks, drawn without end.
+
+Anatomy is drawn from label maps (or phantoms) as in :mod:`medgen.anatomy`, real scans come as
+patches (:mod:`medgen.real_scans`), and :mod:`medgen.corruption` does the damage:
+
+- ``inpaint``: a hole is cut; the truth is the image as it was, its noise included.
+- ``super_resolve``: the truth is seen by larger voxels through a Gaussian point-spread function or
+  slice profile, gets noise, and is interpolated back by a cubic B-spline.
+- ``denoise``: the truth gets noise.
+- ``translate``: the same anatomy and lesions are painted in two contrasts; the input has noise, the
+  truth has none. Drawn anatomy only: it is what makes perfectly aligned pairs.
+
+A batch holds ``image`` ``(B, slices * C_in, *spatial)`` (slice after slice), ``target``
+``(B, 1, *spatial)`` of the middle slice and ``mask`` ``(B, 1, *spatial)``, where the result counts.
+Values are scaled so that the input's 1st and 99th percentile (in the foreground, outside any hole)
+become 0 and 1, and are not clipped. Outside a skull-stripped brain everything is 0. Like all
+sources, ``source.batch(i)`` is a pure function of the settings and ``i``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError, model_validator
+from scipy import ndimage
+from torch import Generator, Tensor
+
+from medgen.anatomy import (
+    LESION_SIGN,
+    PERCENTILES,
+    AnatomySource,
+    LabelMapSource,
+    PhantomSource,
+    Subject,
+    batch_generator,
+    choose,
+)
+from medgen.config import Config
+from medgen.corruption import chance, gaussian_blur, paint_lesions, smooth_noise, uniform
+from medgen.corruption.holes import KINDS, random_hole
+from medgen.corruption.noise import NOISE, random_noise
+from medgen.corruption.resolution import sampling_for
+from medgen.errors import InputError
+from medgen.real_scans import RealScans, RealScansConfig
+
+Task = Literal["inpaint", "super_resolve", "denoise", "translate"]
+Contrast = Literal["t1", "t2", "flair", "random"]
+ANATOMY: dict[str, type[AnatomySource]] = {
+    "label_maps": LabelMapSource,
+    "phantoms": PhantomSource,
+}
+# Settings of the anatomy that the source's own must agree with, and so are never given twice.
+SHARED = ("seed", "spatial_dims", "input_slices", "slices_per_slab", "slice_stride", "size")
+
+
+class RestorationConfig(Config):
+    """Settings of the pairs; ranges are ``[least, largest]``."""
+
+    spatial_dims: Literal[2, 3] = Field(2, description="2 for slices, 3 for volumes")
+    task: Task = Field(description="which damage is to be undone")
+    anatomy: dict[str, Any] | None = Field(
+        None,
+        description="settings of the drawn anatomy: `kind` label_maps or phantoms, and theirs",
+    )
+    images: dict[str, Any] | None = Field(
+        None, description="settings of a folder of real scans; see medgen.real_scans"
+    )
+    image_share: float = Field(
+        0.5, ge=0, le=1, description="part of a batch from real scans, if there is anatomy too"
+    )
+    seed: int = 0
+    input_slices: int = Field(1, ge=1, description="neighbouring slices per 2-D image")
+    batch_size: int = Field(16, ge=1, description="images per batch")
+    size: tuple[int, ...] = Field((96, 128), description="image size: in-plane, or all three axes")
+    spacing_mm: float = Field(1.5, gt=0, description="voxel size of the images")
+    slices_per_slab: int = Field(4, ge=1, description="2-D images cut from one drawn slab")
+    slice_stride: int = Field(3, ge=1, description="distance between these images")
+    noise: dict[str, tuple[float, float]] = Field(
+        {},
+        description="kinds of noise (gaussian, rician, poisson, grainy) and the range of their "
+        "standard deviation, as part of the intensity range; left out: what the task needs",
+    )
+    factors: tuple[tuple[float, ...], ...] = Field(
+        ((1, 2, 2), (1, 4, 4), (4, 1, 1), (2, 2, 2)),
+        description="super_resolve: voxel sizes in target voxels, per axis of the slab (through "
+        "the slices first; the three axes in 3-D); one is drawn; 1 keeps an axis",
+    )
+    psf: tuple[float, float] = Field(
+        (0.7, 1.3),
+        description="super_resolve: range of the full width at half maximum of the point-spread "
+        "function, in low-resolution voxels",
+    )
+    holes: dict[str, tuple[float, float]] = Field(
+        {"blob": (4, 50), "box": (4, 40), "stroke": (3, 12)},
+        description="inpaint: kinds of holes (blob, lesion_shape, stroke, box) and the range of "
+        "their size in mm; lesion_shape needs anatomy.lesions",
+    )
+    largest_hole: float = Field(
+        0.5, gt=0, lt=1, description="inpaint: largest part of an image's tissue that is cut"
+    )
+    sources: tuple[Contrast, ...] = Field(
+        ("t1", "t2", "flair", "random"), description="translate: contrasts of the input"
+    )
+    targets: tuple[Literal["t1", "t2", "flair"], ...] = Field(
+        ("t1", "t2", "flair"),
+        description="translate: contrasts of the output; with several, one-hot planes in this "
+        "order tell the network which one is wanted",
+    )
+
+    @model_validator(mode="after")
+    def _sensible(self) -> RestorationConfig:
+        for field, known in (("noise", NOISE), ("holes", KINDS)):
+            ranges = getattr(self, field)
+            wrong = sorted(set(ranges) - set(known))
+            if wrong:
+                msg = f"{field} must be among {', '.join(known)}; got {', '.join(wrong)}"
+                raise ValueError(msg)
+            if any(not 0 <= low <= high for low, high in ranges.values()):
+                raise ValueError(f"{field}: ranges must be [least, largest], got {ranges}")
+        if len(self.size) != self.spatial_dims:
+            msg = f"size must have {self.spatial_dims} numbers, got {self.size}"
+            raise ValueError(msg)
+        if self.task == "super_resolve" and not all(
+            len(factors) == 3 and min(factors) >= 1 < max(factors) for factors in self.factors
+        ):
+            msg = f"factors must be three numbers from 1 on, one above 1; got {self.factors}"
+            raise ValueError(msg)
+        if self.task == "inpaint" and (
+            not self.holes or any(a <= 0 for a, _ in self.holes.values())
+        ):
+            raise ValueError(f"holes must name kinds with sizes above 0, got {self.holes}")
+        if not 0 < self.psf[0] <= self.psf[1]:
+            raise ValueError(f"psf must be a range above 0, got {self.psf}")
+        if not self.sources or not self.targets:
+            raise ValueError("sources and targets must not be empty")
+        return self
+
+
+# Noise of a task whose settings name none: what scans have, and what denoising is for.
+USUAL_NOISE: dict[str, dict[str, tuple[float, float]]] = {
+    "inpaint": {"gaussian": (0.0, 0.03), "rician": (0.0, 0.03)},
+    "super_resolve": {"gaussian": (0.0, 0.02), "rician": (0.0, 0.02)},
+    "denoise": {"gaussian": (0.01, 0.15), "rician": (0.01, 0.15), "poisson": (0.01, 0.15)},
+    "translate": {"gaussian": (0.0, 0.04), "rician": (0.0, 0.04)},
+}
+
+
+class Slab(NamedTuple):
+    """A piece of anatomy ``(D, H, W)``: ``truth`` without noise, not negative, 1 about bright.
+
+    ``source`` is the input before noise if it has another contrast. ``tissue`` is the foreground,
+    ``shown`` what is not blanked out (all, or the brain). ``wanted`` counts the target contrasts.
+    ``real`` truths have a scanner's noise already.
+    """
+
+    truth: Tensor
+    tissue: Tensor
+    shown: Tensor
+    source: Tensor | None = None
+    wanted: int = 0
+    real: bool = False
+
+
+class RestorationSource:
+    """Draws batches for one restoration task.
+
+    Attributes:
+        channels: Channels of one input slice.
+        out_channels: Channels of the target.
+        facts: What the real scans are, if there are any.
+        subject_names: Of the label maps that are trained on.
+
+    Raises:
+        InputError: There is no data, a setting of it is wrong, or the task cannot use it.
+        LeakageError: Data are on both sides of a split.
+    """
+
+    Config = RestorationConfig
+
+    def __init__(self, config: RestorationConfig) -> None:
+        self.config = config
+        if config.anatomy is None and config.images is None:
+            msg = "data.anatomy and data.images are both left out: there is nothing to draw from"
+            raise InputError(msg, "Set data.anatomy.kind to phantoms for a first try.")
+        if config.task == "translate" and config.images is not None:
+            msg = "data.images holds one contrast of each scan, but translate needs two"
+            raise InputError(msg, "Use data.kind domains for pairs of real images.")
+        self.anatomy = None if config.anatomy is None else _anatomy(config, config.anatomy)
+        self.images = None if config.images is None else _real_scans(config, config.images)
+        self.subject_names: tuple[str, ...] = getattr(self.anatomy, "subject_names", ())
+        if self.images is not None:
+            self.facts = self.images.facts
+        if "lesion_shape" in config.holes and getattr(self.anatomy, "shapes", None) is None:
+            raise InputError(
+                "data.holes asks for lesion_shape, but there are no lesion shapes",
+                "Set data.anatomy.lesions to an .npz of them, or leave that kind of hole out.",
+            )
+        planes = len(config.targets) if len(config.targets) > 1 else 0
+        self.channels = {"inpaint": 2, "translate": 1 + planes}.get(config.task, 1)
+        self.out_channels = 1
+        self.noise = config.noise or USUAL_NOISE[config.task]
+        share = config.image_share if self.anatomy and self.images else float(self.anatomy is None)
+        self.real_images = round(share * config.batch_size)
+
+    def batch(self, index: int) -> dict[str, Tensor]:
+        """Training batch number ``index``."""
+        return self._batch(2 * index, held_out=False)
+
+    def validation_batch(self, index: int) -> dict[str, Tensor]:
+        """Batch number ``index`` of held-out subjects and scans only."""
+        return self._batch(2 * index + 1, held_out=True)
+
+    def _batch(self, number: int, *, held_out: bool) -> dict[str, Tensor]:
+        generator = batch_generator(self.config.seed, number)
+        parts: list[dict[str, Tensor]] = []
+        drawn = self.config.batch_size - self.real_images
+        while len(parts) < drawn:
+            parts += self._parts(self._drawn(generator, held_out=held_out), generator)
+        parts = parts[:drawn]
+        while len(parts) < self.config.batch_size:
+            parts += self._parts(self._real(generator, held_out=held_out), generator)
+        parts = parts[: self.config.batch_size]
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+    # What there is before it is damaged.
+
+    def _shape(self, slices: int) -> tuple[int, ...]:
+        """Size ``(D, H, W)`` of a slab from which ``slices`` 2-D images are cut."""
+        config = self.config
+        if config.spatial_dims == 3:
+            return tuple(config.size)
+        depth = (slices - 1) * config.slice_stride + config.input_slices
+        return (depth + 2 * self._margin(), *config.size)
+
+    def _margin(self) -> int:
+        """Slices beyond the outer ones that large voxels also see."""
+        config = self.config
+        if config.task != "super_resolve" or config.spatial_dims == 3:
+            return 0
+        largest = max(factors[0] for factors in config.factors)
+        return math.ceil(largest / 2) if largest > 1 else 0
+
+    def _drawn(self, generator: Generator, *, held_out: bool) -> Slab:
+        """A slab of synthesised anatomy."""
+        anatomy, config = self.anatomy, self.config
+        assert anatomy is not None
+        subjects = anatomy.validation_subjects if held_out else anatomy.subjects
+        subjects = subjects or anatomy.subjects
+        subject = subjects[int(torch.randint(len(subjects), (), generator=generator))]
+        shape = self._shape(config.slices_per_slab)
+        plane, offset = choose(anatomy.config.planes, generator), 1.9
+        if config.spatial_dims == 3:
+            subject, plane, offset = _moved(subject, shape, generator), "sagittal", 0.0
+        labels, distance = anatomy._cut(subject, plane, shape, offset, generator)
+        with_skull = chance(generator, anatomy.config.with_skull)
+        tissue = anatomy._strip(labels, distance, float(with_skull), generator)
+        shown = tissue
+        if with_skull:
+            # Most scans keep the air around the head, some have it blanked out.
+            shown = torch.ones_like(tissue) if chance(generator, 0.75) else labels > 0
+        if config.task != "translate":
+            contrast = choose(anatomy.config.contrasts, generator)
+            thick = 0.0 if config.task == "super_resolve" else 0.3
+            (truth,) = acquired([anatomy._paint(labels, contrast, generator)], generator, thick)
+            return Slab(truth, tissue, shown)
+        source, wanted = self._contrasts(generator)
+        target = config.targets[wanted]
+        images = self._two_contrasts(labels, source, target, generator)
+        seen, truth = (acquired([image], generator, thick=0.0)[0] for image in images)
+        return Slab(truth, tissue, shown, seen, wanted)
+
+    def _contrasts(self, generator: Generator) -> tuple[str, int]:
+        """Contrast of the input, and number of the target's, which is another one if it can be."""
+        config = self.config
+        source = config.sources[_pick(len(config.sources), generator)]
+        others = [n for n, name in enumerate(config.targets) if name != source]
+        others = others or list(range(len(config.targets)))
+        return source, others[_pick(len(others), generator)]
+
+    def _two_contrasts(
+        self, labels: Tensor, source: str, target: str, generator: Generator
+    ) -> list[Tensor]:
+        """The same tissues and the same lesions, painted twice."""
+        anatomy = self.anatomy
+        assert anatomy is not None
+        tissue = (anatomy.white | anatomy.grey)[labels]
+        healthy = chance(generator, anatomy.config.healthy_fraction) or not tissue.any()
+        lesions = [] if healthy else anatomy._lesions(labels, tissue, generator)
+        spill = chance(generator, 0.3)
+        amount = uniform(generator, anatomy.config.faintest_lesion, 0.9)
+        images = []
+        state: Tensor | None = None
+        for contrast in (source, target):
+            image = anatomy._paint(labels, contrast, generator)
+            sign = LESION_SIGN.get(contrast, 1.0 if chance(generator, 0.5) else -1.0)
+            # Core, rim and texture of a lesion are the same in both.
+            if state is None:
+                state = generator.get_state()
+            own = torch.Generator()
+            own.set_state(state)
+            image, _ = paint_lesions(image, lesions, None if spill else tissue, sign * amount, own)
+            images.append(image)
+        return images
+
+    def _real(self, generator: Generator, *, held_out: bool) -> Slab:
+        """A patch of a real scan."""
+        assert self.images is not None
+        scans = (self.images.held_out if held_out else None) or self.images.training
+        slices = 1 if self.images.flat else self.config.slices_per_slab
+        truth = self.images.patch(scans, self._shape(slices), generator)
+        everywhere = torch.ones(truth.shape, dtype=torch.bool)
+        return Slab((truth - truth.min()).clamp(min=0), everywhere, everywhere, real=True)
+
+    # The damage.
+
+    def _parts(self, slab: Slab, generator: Generator) -> list[dict[str, Tensor]]:
+        """The examples of one slab: 2-D images with their neighbours as channels, or the volume."""
+        config = self.config
+        # All noise and all scaling refers to the range of the image that is damaged.
+        clean = slab.truth if slab.source is None else slab.source
+        low, high = value_range(clean, slab.tissue)
+        image = clean / (high - low)
+        truth = slab.truth / (high - low)
+        if config.task == "super_resolve":
+            image = self._coarse(image, generator)
+        elif not (config.task == "inpaint" and slab.real):
+            image = random_noise(image, self.noise, generator)
+        low, high = value_range(image, slab.tissue)
+        if config.task == "inpaint":
+            truth = image
+        elif slab.source is not None:  # a contrast of its own has a scale of its own
+            lowest, highest = value_range(truth, slab.tissue)
+            truth = low + (truth - lowest) / (highest - lowest) * (high - low)
+        return [
+            self._finished(slab, image, truth, (low, high), bounds, generator)
+            for bounds in self._cuts(slab)
+        ]
+
+    def _cuts(self, slab: Slab) -> list[slice]:
+        """Which slices of the slab the examples hold."""
+        config = self.config
+        if config.spatial_dims == 3:
+            return [slice(None)]
+        margin = self._margin()
+        room = len(slab.truth) - 2 * margin - config.input_slices
+        starts = range(margin, margin + room + 1, config.slice_stride)
+        return [slice(start, start + config.input_slices) for start in starts]
+
+    def _finished(
+        self,
+        slab: Slab,
+        image: Tensor,
+        truth: Tensor,
+        limits: tuple[float, float],
+        bounds: slice,
+        generator: Generator,
+    ) -> dict[str, Tensor]:
+        """One example, scaled so that ``limits`` become 0 and 1, with its further channels."""
+        config = self.config
+        shown, tissue = slab.shown[bounds], slab.tissue[bounds]
+        mask, hole = shown.float(), None
+        if config.task == "inpaint":
+            hole = self._hole(tissue, generator)
+            outside = slab.tissue.clone()
+            outside[bounds] &= ~hole
+            limits = value_range(image, outside)
+            mask = hole.float()
+        low, high = limits
+        target = (truth[bounds] - low) / (high - low) * shown
+        planes = [target if truth is image else (image[bounds] - low) / (high - low) * shown]
+        if hole is not None:
+            planes = [planes[0] * ~hole, mask]
+        if config.task == "translate" and len(config.targets) > 1:
+            ones = torch.ones_like(planes[0])
+            planes += [ones * (n == slab.wanted) for n in range(len(config.targets))]
+        stacked = torch.stack(planes)
+        if config.spatial_dims == 3:
+            return {"image": stacked, "target": target[None], "mask": mask[None]}
+        middle = slice(config.input_slices // 2, config.input_slices // 2 + 1)
+        stacked = stacked.transpose(0, 1).flatten(0, 1)
+        return {"image": stacked, "target": target[middle], "mask": mask[middle]}
+
+    def _hole(self, tissue: Tensor, generator: Generator) -> Tensor:
+        """One to three holes in the example, of which the first lies in its middle slice."""
+        config = self.config
+        shapes = None if self.anatomy is None else self.anatomy.shapes
+        allowed = config.largest_hole * float(tissue.sum())
+
+        def cut(kinds: dict[str, tuple[float, float]]) -> Tensor:
+            return random_hole(tissue.shape, tissue, config.spacing_mm, kinds, generator, shapes)
+
+        hole = cut(config.holes)
+        if float((hole & tissue).sum()) > allowed:  # it has to be a small one
+            hole = cut({kind: (least, least) for kind, (least, _) in config.holes.items()})
+        for _ in range(int(uniform(generator, 0, 3) ** 2 / 3)):
+            more = hole | cut(config.holes)
+            if float((more & tissue).sum()) <= allowed:
+                hole = more
+        return hole
+
+    def _coarse(self, image: Tensor, generator: Generator) -> Tensor:
+        """Seen by large voxels, with noise, and interpolated back by a cubic B-spline."""
+        config = self.config
+        factors = config.factors[_pick(len(config.factors), generator)]
+        back: list[tuple[int, Tensor]] = []
+        for axis, factor in enumerate(factors):
+            if factor == 1 or image.shape[axis] == 1:
+                continue
+            fwhm = uniform(generator, *config.psf)
+            down, up = resampling_matrices(image.shape[axis], factor, fwhm, generator)
+            image = along(image, down, axis)
+            back.append((axis, up))
+        image = random_noise(image, self.noise, generator)
+        for axis, up in back:
+            image = along(image, up, axis)
+        return image
+
+
+def resampling_matrices(
+    fine: int, factor: float, fwhm: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Matrices from fine to coarse voxels and, by a cubic B-spline, back.
+
+    The coarse grid begins anywhere: a patch lies anywhere in its scan.
+
+    Args:
+        fine: Number of fine voxels.
+        factor: Size of a coarse voxel in fine ones.
+        fwhm: Of the Gaussian point-spread function, in coarse voxels.
+        generator: Source of randomness.
+
+    Returns:
+        ``(coarse, fine)`` and ``(fine, coarse)``, float32; all rows sum to 1.
+    """
+    cells = math.ceil(fine / factor) + 1
+    sampling = sampling_for(round(cells * factor), factor, fwhm)
+    first = _pick(sampling.fine - fine + 1, generator)
+    down = sampling.matrix()[:, first : first + fine]
+    seen = down.sum(1) > 0.5  # large voxels of which less than half lies in the patch do not count
+    centres = (np.arange(sampling.coarse) + 0.5) * sampling.step - first - 0.5
+    down = down[seen]
+    up = _spline(fine, tuple(centres[seen.numpy()].tolist()))
+    return (down / down.sum(1, keepdim=True)).float(), up
+
+
+@lru_cache(maxsize=256)
+def _spline(fine: int, centres: tuple[float, ...]) -> Tensor:
+    """Cubic B-spline interpolation from values at evenly spaced centres, ``(fine, coarse)``."""
+    if len(centres) == 1:
+        return torch.ones(fine, 1)
+    places = (np.arange(fine) - centres[0]) / (centres[1] - centres[0])
+    order = min(3, len(centres) - 1)
+    columns = [
+        ndimage.map_coordinates(unit, places[None], order=order, mode="nearest")
+        for unit in np.eye(len(centres))
+    ]
+    return torch.from_numpy(np.stack(columns, axis=1)).float()
+
+
+def along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """A matrix ``(m, n)`` applied to an axis of length n."""
+    return torch.movedim(torch.tensordot(matrix, image, dims=([1], [axis])), 0, axis)
+
+
+def acquired(images: Sequence[Tensor], generator: Generator, thick: float) -> list[Tensor]:
+    """Bias field, limited resolution and contrast curve of one scan, without noise.
+
+    Args:
+        images: Painted intensities ``(D, H, W)`` that share one acquisition.
+        generator: Source of randomness.
+        thick: How often one axis is blurred as by thick slices.
+    """
+    shape = tuple(images[0].shape)
+    sharp = uniform(generator, 0.4, 0.85)
+    sigmas = [sharp * uniform(generator, 0.7, 1.3) for _ in range(3)]
+    if chance(generator, thick):
+        sigmas[_pick(3, generator)] += uniform(generator, 0.5, 1.5)
+    field = torch.exp(uniform(generator, 0, 0.2) * smooth_noise(shape, 45, generator))
+    gamma = math.exp(0.15 * float(torch.randn((), generator=generator)))
+    return [(gaussian_blur(image, sigmas) * field).clamp(min=1e-4) ** gamma for image in images]
+
+
+def value_range(image: Tensor, tissue: Tensor) -> tuple[float, float]:
+    """The 1st and 99th percentile in the tissue, of a sample that is enough; never equal."""
+    # An odd step walks through all columns of the image.
+    step = max(1, image.numel() // 16_000) | 1
+    values = image.reshape(-1)[::step][tissue.reshape(-1)[::step]]
+    if len(values) < 200:
+        values = image[tissue] if tissue.any() else image.flatten()
+    ordered = values.sort().values
+    low, high = (float(ordered[round(part * (len(ordered) - 1))]) for part in PERCENTILES)
+    return low, max(high, low + 1e-3)
+
+
+def _moved(subject: Subject, size: Sequence[int], generator: Generator) -> Subject:
+    """The subject as if its middle were elsewhere, so that small volumes see all of the brain."""
+    # An even ball of radius R has the standard deviation R / sqrt(5) along each axis.
+    room = (2.2 * subject.reach - torch.tensor(size) / 2).clamp(min=0)
+    shift = room * (2 * torch.rand(3, generator=generator) - 1)
+    return subject._replace(centre=subject.centre + shift)
+
+
+def _pick(count: int, generator: Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))
+
+
+def _anatomy(config: RestorationConfig, given: dict[str, Any]) -> AnatomySource:
+    """The source that draws anatomy, its shared settings taken from ``config``."""
+    values = dict(given)
+    kind = values.pop("kind", "label_maps")
+    if kind not in ANATOMY:
+        raise InputError(f"data.anatomy.kind must be one of {', '.join(ANATOMY)}, got {kind!r}")
+    shared = {key: getattr(config, key) for key in (*SHARED, "spacing_mm")}
+    usual = {"with_skull": 0.5, "healthy_fraction": 0.4}
+    cls: Any = ANATOMY[kind]
+    source: AnatomySource = cls(_checked(cls.Config, usual | values, shared, "data.anatomy"))
+    return source
+
+
+def _real_scans(config: RestorationConfig, given: dict[str, Any]) -> RealScans:
+    """The real scans, resampled to the voxel size of the images."""
+    shared = {"seed": config.seed}
+    values = {"spacing_mm": config.spacing_mm} | given
+    return RealScans(_checked(RealScansConfig, values, shared, "data.images"))
+
+
+def _checked(cls: Any, values: dict[str, Any], shared: dict[str, Any], where: str) -> Any:
+    """Settings of a part, with those that are shared; an InputError says which one is wrong."""
+    twice = sorted(set(values) & set(shared))
+    if twice:
+        raise InputError(f"{where}.{twice[0]} must be set as data.{twice[0]}")
+    try:
+        return cls.model_validate({**values, **shared})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in (where, *problem["loc"]))
+        raise InputError(f"{key}: {problem['msg']}") from error
