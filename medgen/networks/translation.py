@@ -71,17 +71,20 @@ class ResNetTranslator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, inputs, *spatial)`` to ``(B, outputs, *spatial)``, without bounds."""
-        value = self.encode(image)[-1]
-        return unfold(self.up(value), self.folding)
+        return self.decode(self.encode(image)[-1])
 
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """Features behind every stage of the first half, from the image to the last block."""
+    def encode(self, image: Tensor, stages: int | None = None) -> list[Tensor]:
+        """The folded image, and features behind the first (else all) halvings and blocks."""
         value = fold(image, self.folding).contiguous(memory_format=self.layout)
-        found = []
-        for stage in (*self.down, *self.blocks):
+        found = [value]
+        for stage in (*self.down, *self.blocks)[:stages]:
             value = stage(value)
             found.append(value)
         return found
+
+    def decode(self, features: Tensor) -> Tensor:
+        """The result from the features behind the last block."""
+        return unfold(self.up(features), self.folding)
 
 
 class UNetTranslator(nn.Module):
@@ -147,6 +150,7 @@ class PatchGAN(nn.Module):
             up to eight times.
         layers: Halvings; 3 make patches of 70 voxels a side, 2 of 34, 1 of 16.
         normal: Instance norm in all layers but the first and the last.
+        offset: Whether its outputs have one; to a loss of differences it would mean nothing.
         classes: Also tell which of so many domains the whole image is from (StarGAN).
     """
 
@@ -158,6 +162,7 @@ class PatchGAN(nn.Module):
         width: int,
         layers: int = 3,
         normal: bool = True,
+        offset: bool = True,
         classes: int = 0,
     ) -> None:
         super().__init__()
@@ -170,7 +175,7 @@ class PatchGAN(nn.Module):
             # The last one has no stride.
             step = conv(dims, a, b, 4, 2 if number < layers else 1, bias=not here)
             self.layers.append(nn.Sequential(step, *norm, nn.LeakyReLU(0.2)))
-        self.judge = conv(dims, outputs[-1], 1, 4)
+        self.judge = conv(dims, outputs[-1], 1, 4, bias=offset)
         self.classify = nn.Linear(outputs[-1], classes) if classes else None
         start_small(self)
         self.to(memory_format=self.layout)  # type: ignore[call-overload]
@@ -190,7 +195,7 @@ class _Residual(nn.Module):
 
     def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
-        first, second = (_step(dims, channels, channels, 3) for _ in range(2))
+        first, second = (list(_step(dims, channels, channels, 3)) for _ in range(2))
         self.layers = nn.Sequential(*first, *second[:-1])
 
     def forward(self, value: Tensor) -> Tensor:
@@ -213,8 +218,3 @@ def _mirrored(dims: int, inputs: int, outputs: int, kernel: int, *, bias: bool) 
         inputs, outputs, kernel, padding=kernel // 2, padding_mode="reflect", bias=bias
     )
     return layer
-
-
-def bounded(raw: Tensor) -> Tensor:
-    """Raw values as an image in 0..1, by a hyperbolic tangent as in the papers (whose is -1..1)."""
-    return (torch.tanh(raw.float()) + 1) / 2

@@ -1,0 +1,139 @@
+"""uagGAN: a CycleGAN that says where it changes the image, first taught by pairs.
+
+Abu-Srhan et al., "Paired-unpaired Unsupervised Attention Guided GAN with transfer learning for
+bidirectional brain MR-CT synthesis" (Comput Biol Med 2021). A generator makes a content image C and
+an attention mask A in 0..1 (Mejjati et al. 2018; Tang et al. 2019) and gives
+
+``F(x) = A * C + (1 - A) * x``
+
+so that what A leaves out stays as it was. With A = 1 it is a plain CycleGAN.
+
+Training has two runs. With ``paired`` each generator learns from aligned pairs by an adversarial
+loss, the absolute error (weight 100) and a content loss. The second run begins with the weights of
+the first (``start_from``) and plays CycleGAN's game on unpaired images, see
+:mod:`medgen.methods._cycle`. The paper's content loss and its transfer learning take a network
+trained on photographs, which medgen does not download: here the content loss compares features of
+the critic, and generators begin from random weights.
+
+``output`` is in 0..1; ``attention`` is A, 0 where the image was left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from medgen.losses import ADVERSARIAL, feature_distance
+from medgen.methods._cycle import (
+    CycleConfig,
+    Step,
+    critic_of,
+    critics_game,
+    cycle_game,
+    cycle_optimizers,
+    pools,
+    signed,
+    unsigned,
+)
+from medgen.methods._sizes import require_multiples
+from medgen.networks.layers import frozen
+from medgen.networks.translation import PatchGAN, ResNetTranslator
+
+
+class UAGGANConfig(CycleConfig):
+    """Settings of the attention-guided translation."""
+
+    paired: bool = Field(False, description="learn from aligned pairs: the first of the two runs")
+    l1_weight: float = Field(100.0, gt=0, description="paired: weight of the absolute error")
+    content_weight: float = Field(10.0, ge=0, description="paired: weight of the critic's features")
+    identity_weight: float = Field(0.0, ge=0, description="as in CycleGAN; the paper has none")
+
+
+class UAGGAN(nn.Module):
+    """Translates between two domains where its attention lies."""
+
+    Config = UAGGANConfig
+    input_slices = 1
+    training_only = ("target_critic", "source_critic", "target_pool", "source_pool")
+
+    def __init__(self, config: UAGGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.spatial_dims = config.spatial_dims
+        self.channels = self.out_channels = config.channels
+        self.to_target, self.to_source = Attentive(config), Attentive(config)
+        self.target_critic, self.source_critic = critic_of(config), critic_of(config)
+        self.target_pool, self.source_pool = pools(config)
+        self.divisor = self.to_target.network.divisor
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for both generators, one for both critics."""
+        return cycle_optimizers(self)
+
+    def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        """The generators, then the critics; ``target`` belongs to ``image`` only if paired."""
+        source, target = signed(batch["image"]), signed(batch["target"])
+        yield from (
+            self._paired(source, target) if self.config.paired else cycle_game(self, source, target)
+        )
+
+    def _paired(self, source: Tensor, target: Tensor) -> Iterator[Step]:
+        """Both generators against truth and critics, then the critics."""
+        config = self.config
+        made_target, made_source = self.to_target(source), self.to_source(target)
+        l1 = F.l1_loss(made_target, target) + F.l1_loss(made_source, source)
+        sides = (
+            self._seen(self.target_critic, made_target, target),
+            self._seen(self.source_critic, made_source, source),
+        )
+        adversarial, content = (torch.stack(values).sum() for values in zip(*sides, strict=True))
+        loss = adversarial + config.l1_weight * l1 + config.content_weight * content
+        parts = {"adversarial": adversarial, "l1": l1, "content": content}
+        yield "generators", loss, {name: part.detach() for name, part in parts.items()}
+        yield from critics_game(self, source, target, made_source, made_target)
+
+    def _seen(self, critic: PatchGAN, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """How badly a made image passes for real, and how far its features are from the truth's."""
+        with frozen(critic):
+            scores, features = critic(made)
+            with torch.no_grad():
+                wanted = critic(real)[1]
+        return ADVERSARIAL[self.config.loss][1](scores, scores), feature_distance(features, wanted)
+
+    def predict(self, image: Tensor) -> dict[str, Tensor]:
+        """``output`` in 0..1 and the ``attention`` ``(B, 1, *spatial)``."""
+        require_multiples(image.shape[2:], self.divisor)
+        forward = self.config.direction == "forward"
+        network = self.to_target if forward else self.to_source
+        made, attention = network.look(signed(image))
+        return {"output": unsigned(made), "attention": attention.float()}
+
+
+class Attentive(nn.Module):
+    """A generator of a content image and of the mask of where to put it, in -1..1."""
+
+    def __init__(self, config: UAGGANConfig) -> None:
+        super().__init__()
+        self.network = ResNetTranslator(
+            config.spatial_dims,
+            config.channels,
+            config.channels + 1,
+            width=config.width,
+            blocks=config.blocks,
+            folding=config.fold,
+        )
+
+    def look(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Image ``(B, C, *spatial)`` to the result and its attention ``(B, 1, *spatial)``."""
+        raw = self.network(image)
+        content, attention = torch.tanh(raw[:, :-1]), torch.sigmoid(raw[:, -1:])
+        return attention * content + (1 - attention) * image, attention
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, C, *spatial)`` to the same shape."""
+        return self.look(image)[0]
