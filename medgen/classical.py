@@ -277,29 +277,29 @@ def enlarge(image: NDArray[Any], shape: Sequence[int], order: int = 3) -> Image:
         shape: Of the result.
         order: 0 nearest, 1 linear, 3 cubic spline.
     """
-    out = image.astype(np.float32)
+    import torch
+
+    from medgen.corruption.resolution import along
+
+    out = torch.from_numpy(image.astype(np.float32))
     # The least enlarged axis first: the others then have less to do.
     for axis in sorted(range(image.ndim), key=lambda axis: shape[axis] / image.shape[axis]):
-        if shape[axis] == image.shape[axis]:
-            continue
-        matrix = _interpolation(image.shape[axis], shape[axis], order)
-        before = math.prod(out.shape[:axis])
-        lines = out.reshape(before, out.shape[axis], -1)
-        size = (*out.shape[:axis], shape[axis], *out.shape[axis + 1 :])
-        out = np.matmul(matrix, lines).reshape(size)
-    return out
+        if shape[axis] != image.shape[axis]:
+            matrix = _interpolation(image.shape[axis], shape[axis], order)
+            out = along(out, torch.from_numpy(matrix), axis - image.ndim)
+    return out.numpy()
 
 
-def _interpolation(source: int, target: int, order: int) -> Image:
+def _interpolation(source: int, target: int, order: int) -> NDArray[np.float64]:
     """What interpolation along an axis does to each single voxel: ``(target, source)``."""
     from scipy import ndimage
 
     if source == 1:
-        return np.ones((target, 1), dtype=np.float32)
-    columns = ndimage.zoom(
+        return np.ones((target, 1))
+    columns: NDArray[np.float64] = ndimage.zoom(
         np.eye(source), (target / source, 1), order=order, mode="reflect", grid_mode=True
     )
-    return columns.astype(np.float32)
+    return columns
 
 
 def identity(image: NDArray[Any]) -> Image:

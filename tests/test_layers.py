@@ -38,6 +38,7 @@ ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 NEIGHBOURS = {
     ("preparation", "brain"),
     ("anatomy", "corruption"),
+    ("classical", "corruption"),  # one way to apply a matrix along an axis
     ("anatomy", "label_maps"),
     ("anatomy", "phantoms"),
     ("annotated_sets", "image_sets"),

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 SIGMA_PER_FWHM = 1 / math.sqrt(8 * math.log(2))
+# Slices that are corrected at a time.
+SLAB = 32
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def downsample(image: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
     # The strongest reduction first: the least remains to be done for the others.
     order = sorted(_active(samplings), key=lambda pair: -pair[1].step)
     for axis, sampling in order:
-        image = _along(image, sampling.matrix(), axis)
+        image = along(image, sampling.matrix(), axis)
     return image
 
 
@@ -117,7 +119,7 @@ def back_project(measured: Tensor, samplings: Sequence[Sampling | None]) -> Tens
         ``(..., *fine)`` in the type of `measured`.
     """
     for axis, sampling in sorted(_active(samplings), key=lambda pair: pair[1].step):
-        measured = _along(measured, sampling.inverse(), axis)
+        measured = along(measured, sampling.inverse(), axis)
     return measured
 
 
@@ -125,14 +127,35 @@ def consistent(image: Tensor, measured: Tensor, samplings: Sequence[Sampling | N
     """The image nearest to `image` that degrades to `measured` (up to rounding).
 
     Args:
-        image: ``(..., *fine)``.
-        measured: ``(..., *coarse)``, what ``A image`` should have been.
+        image: ``(*fine)``.
+        measured: ``(*coarse)``, what ``A image`` should have been.
         samplings: One per spatial axis; None keeps the axis as it is.
 
     Returns:
-        ``image + A^+ (measured - A image)``, ``(..., *fine)``; a new tensor.
+        ``image + A^+ (measured - A image)``, ``(*fine)``; a new tensor.
     """
-    return image + back_project(measured - downsample(image, samplings), samplings)
+    return make_consistent(image.clone(), measured, samplings)
+
+
+def make_consistent(
+    image: Tensor, measured: Tensor, samplings: Sequence[Sampling | None]
+) -> Tensor:
+    """`consistent` in place, slab by slab: a large volume needs no second one.
+
+    Returns:
+        `image`, changed.
+    """
+    residual = measured - downsample(image, samplings)
+    first, *others = samplings
+    for start in range(0, len(image), SLAB):
+        rows = slice(start, start + SLAB)
+        part = (
+            residual[rows]
+            if first is None
+            else along(residual, first.inverse()[rows], -residual.ndim)
+        )
+        image[rows] += back_project(part, [None, *others])
+    return image
 
 
 def _active(samplings: Sequence[Sampling | None]) -> list[tuple[int, Sampling]]:
@@ -141,8 +164,14 @@ def _active(samplings: Sequence[Sampling | None]) -> list[tuple[int, Sampling]]:
     return [(axis - dims, item) for axis, item in enumerate(samplings) if item is not None]
 
 
-def _along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """Apply a matrix (m, n) along one axis of length n, without moving the axis in memory."""
+def along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """Apply a matrix (m, n) along one axis of length n, without moving the axis in memory.
+
+    Args:
+        image: Of any shape.
+        matrix: In any type; it is brought to that of the image.
+        axis: Counted from the last, -1.
+    """
     if image.shape[axis] != matrix.shape[1]:
         msg = f"axis {axis} of {tuple(image.shape)} should have {matrix.shape[1]} voxels"
         raise ValueError(msg)
