@@ -1,4 +1,4 @@
-"""``medgen models list|show|verify|pack``."""
+"""``medgen models list|show|verify|pack|blend``."""
 
 from __future__ import annotations
 
@@ -188,6 +188,33 @@ def pack(
     stdout().print(escape(text), soft_wrap=True)
     if package.calibration:
         stdout().print(escape(package.calibration.threshold_rule))
+
+
+@models.command()
+def blend(
+    first: Annotated[str, typer.Argument(metavar="A", help="Model at weight 0.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Model at weight 1.")],
+    weight: Annotated[float, typer.Option("--weight", help="Share of B, 0 to 1.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new package.")],
+    overwrite: options.Overwrite = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make a model between two others, of which one was trained on from the other.
+
+    Between a super-resolution model trained for small errors and the same one trained on for
+    sharpness, the weight chooses how sharp.
+    """
+    configure(debug=debug)
+    from rich.markup import escape
+
+    from medgen.package import load_package
+    from medgen.tasks.blend import blend as make_blend
+
+    package = make_blend(
+        load_package(first), load_package(second), weight, output, overwrite=overwrite
+    )
+    text = f"{package.manifest.name} {package.manifest.version}: {package.folder}"
+    stdout().print(escape(text), soft_wrap=True)
 
 
 def _settings(values: dict[str, object]) -> str:
