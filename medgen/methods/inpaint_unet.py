@@ -22,21 +22,14 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from monai.networks.nets import BasicUNet
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from medgen.config import Config
 from medgen.losses import mean_inside, ssim_inside
-from medgen.methods._inpainting import DATA_RANGE, apart
-from medgen.methods._restoring import Restored, require_slices, start_near
-from medgen.methods._sizes import require_multiples
-from medgen.networks.folding import fold, unfold
-from medgen.networks.hole_filling import pull_push
-
-# Halvings of the size: as many as the network's.
-LEVELS = 4
+from medgen.methods._inpainting import DATA_RANGE, FillingUNet, apart
+from medgen.methods._restoring import Restored, require_slices
 
 
 class InpaintUNetConfig(Config):
@@ -77,19 +70,11 @@ class InpaintUNet(nn.Module):
         self.spatial_dims = config.spatial_dims
         self.input_slices = config.input_slices
         self.channels, self.out_channels = config.channels + 1, config.channels
-        self.divisor = 2**LEVELS * config.fold
-        folded = config.fold**config.spatial_dims
-        self.network = BasicUNet(
-            spatial_dims=config.spatial_dims,
-            in_channels=self.channels * config.input_slices * folded,
-            out_channels=config.channels * (2 if config.spread else 1) * folded,
-            features=(*config.features, config.features[0]),
-            norm="batch",
-        )
-        start_near(self.network.final_conv, config.channels * folded)
-        # On CPUs 2-D convolutions run about 1.5 times faster in this layout.
-        self.layout = torch.channels_last if config.spatial_dims == 2 else torch.channels_last_3d
-        self.network.to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.network = FillingUNet(
+            config.spatial_dims, config.channels, config.input_slices, config.features,
+            config.fold, spread=config.spread,
+        )  # fmt: skip
+        self.divisor = self.network.divisor
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimiser for the one network."""
@@ -102,12 +87,7 @@ class InpaintUNet(nn.Module):
         Raises:
             InputError: The size is not a multiple of ``divisor``.
         """
-        require_multiples(image.shape[2:], self.divisor)
-        slices = apart(image, self.config.channels)
-        smooth = pull_push(slices.images.flatten(0, 1), slices.holes.flatten(0, 1), LEVELS)
-        slices = slices._replace(images=smooth.unflatten(0, slices.images.shape[:2]))
-        seen = fold(slices.together(), self.config.fold).contiguous(memory_format=self.layout)
-        return slices.filled(unfold(self.network(seen), self.config.fold), slices.image)
+        return self.network.fill(apart(image, self.config.channels))
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """L1 and SSIM to the healthy image in the hole, and the likelihood of the spread."""
