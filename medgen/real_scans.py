@@ -93,8 +93,12 @@ class RealScans:
             raise InputError(f"{path} has no contrast: almost all its values are equal")
         return torch.from_numpy((image - low) / (high - low)).half()
 
-    def patch(self, scans: Sequence[Tensor], shape: Sequence[int], generator: Generator) -> Tensor:
-        """A float32 patch ``(D, H, W)`` of a random scan; reflected where the scan is smaller.
+    def patch(
+        self, scans: Sequence[Tensor], shape: Sequence[int], generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A patch ``(D, H, W)`` of a random scan, float32, and where the scan is, bool.
+
+        A scan that is smaller than the patch is continued by reflection.
 
         Args:
             scans: :attr:`training` or :attr:`held_out`.
@@ -111,17 +115,21 @@ class RealScans:
         else:
             order = [0, 1, 2]
         scan = scan.permute(order)
+        inside = torch.ones(tuple(shape), dtype=torch.bool)
         for axis, wanted in enumerate(shape):
             size = scan.shape[axis]
             room = size - wanted
             first = int(torch.randint(abs(room) + 1, (), generator=generator))
-            if room >= 0:
-                scan = scan.narrow(axis, first, wanted)
-            else:
-                scan = scan.index_select(axis, reflected(size, wanted, first))
             if torch.rand((), generator=generator) < 0.5:
                 scan = scan.flip(axis)
-        return scan.float()
+            if room >= 0:
+                scan = scan.narrow(axis, first, wanted)
+                continue
+            scan = scan.index_select(axis, reflected(size, wanted, first))
+            if size > 1:  # a picture stands for all its neighbours
+                inside.narrow(axis, 0, first).fill_(False)
+                inside.narrow(axis, first + size, wanted - first - size).fill_(False)
+        return scan.float(), inside
 
 
 def reflected(size: int, wanted: int, before: int) -> Tensor:

@@ -154,13 +154,14 @@ class Slab(NamedTuple):
     """A piece of anatomy ``(D, H, W)``: ``truth`` without noise, not negative, 1 about bright.
 
     ``source`` is the input before noise if it has another contrast. ``tissue`` is the foreground,
-    ``shown`` what is not blanked out (all, or the brain). ``wanted`` counts the target contrasts.
-    ``real`` truths have a scanner's noise already.
+    ``shown`` what is not blanked out (all, or the brain), ``counted`` where the result counts.
+    ``wanted`` counts the target contrasts. ``real`` truths have a scanner's noise already.
     """
 
     truth: Tensor
     tissue: Tensor
     shown: Tensor
+    counted: Tensor
     source: Tensor | None = None
     wanted: int = 0
     real: bool = False
@@ -267,12 +268,12 @@ class RestorationSource:
             contrast = choose(anatomy.config.contrasts, generator)
             thick = 0.0 if config.task == "super_resolve" else 0.3
             (truth,) = acquired([anatomy._paint(labels, contrast, generator)], generator, thick)
-            return Slab(truth, tissue, shown)
+            return Slab(truth, tissue, shown, shown)
         source, wanted = self._contrasts(generator)
         target = config.targets[wanted]
         images = self._two_contrasts(labels, source, target, generator)
         seen, truth = (acquired([image], generator, thick=0.0)[0] for image in images)
-        return Slab(truth, tissue, shown, seen, wanted)
+        return Slab(truth, tissue, shown, shown, seen, wanted)
 
     def _contrasts(self, generator: Generator) -> tuple[str, int]:
         """Contrast of the input, and number of the target's, which is another one if it can be."""
@@ -312,9 +313,9 @@ class RestorationSource:
         assert self.images is not None
         scans = (self.images.held_out if held_out else None) or self.images.training
         slices = 1 if self.images.flat else self.config.slices_per_slab
-        truth = self.images.patch(scans, self._shape(slices), generator)
-        everywhere = torch.ones(truth.shape, dtype=torch.bool)
-        return Slab((truth - truth.min()).clamp(min=0), everywhere, everywhere, real=True)
+        truth, inside = self.images.patch(scans, self._shape(slices), generator)
+        everywhere = torch.ones_like(inside)
+        return Slab(truth - truth.min(), inside, everywhere, inside, real=True)
 
     # The damage.
 
@@ -363,18 +364,18 @@ class RestorationSource:
         """One example, scaled so that ``limits`` become 0 and 1, with its further channels."""
         config = self.config
         shown, tissue = slab.shown[bounds], slab.tissue[bounds]
-        mask, hole = shown.float(), None
+        mask, hole = slab.counted[bounds].float(), None
         if config.task == "inpaint":
             hole = self._hole(tissue, generator)
             outside = slab.tissue.clone()
             outside[bounds] &= ~hole
             limits = value_range(image, outside)
-            mask = hole.float()
+            mask = (hole & slab.counted[bounds]).float()
         low, high = limits
         target = (truth[bounds] - low) / (high - low) * shown
         planes = [target if truth is image else (image[bounds] - low) / (high - low) * shown]
         if hole is not None:
-            planes = [planes[0] * ~hole, mask]
+            planes = [planes[0] * ~hole, hole.float()]
         if config.task == "translate" and len(config.targets) > 1:
             ones = torch.ones_like(planes[0])
             planes += [ones * (n == slab.wanted) for n in range(len(config.targets))]

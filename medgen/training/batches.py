@@ -171,9 +171,11 @@ def _require_restoration_fit(kind: str, source: Any, method: Any) -> None:
     for key, what in (("channels", "one input slice"), ("out_channels", "the target")):
         given, wanted = getattr(source, key), getattr(method, key)
         if given != wanted:
+            # A hole is not counted by every method's settings.
+            fitting = getattr(method.config, key, wanted) + given - wanted
             raise InputError(
                 f"the data have {given} channel(s) in {what}, but the method takes {wanted}",
-                f"Set config.{key} to {given}.",
+                f"Set config.{key} to {fitting}.",
             )
 
 
