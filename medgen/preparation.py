@@ -97,7 +97,7 @@ class Preparation(Config):
         import torch
         from monai.data import MetaTensor
 
-        voxels = _checked(volume)
+        voxels = checked_voxels(volume)
         mask, notes = self._mask(volume, brain_mask)
         if ignore is not None:
             mask |= ignore
@@ -270,7 +270,7 @@ def target_grid(
     return Geometry(tuple(int(size) for size in shape), affine)
 
 
-def _checked(volume: Volume) -> NDArray[np.float32]:
+def checked_voxels(volume: Volume) -> NDArray[np.float32]:
     """The voxels as float32, or an error that says what is wrong with them."""
     voxels = volume.voxels
     if np.issubdtype(voxels.dtype, np.complexfloating):
