@@ -18,15 +18,23 @@ from medgen.cli.check import check
 from medgen.cli.console import Settings, show_error
 from medgen.cli.deidentify import EPILOG as DEIDENTIFY_EPILOG
 from medgen.cli.deidentify import deidentify
+from medgen.cli.denoise import EPILOG as DENOISE_EPILOG
+from medgen.cli.denoise import denoise
 from medgen.cli.detect import EPILOG, detect_anomalies
 from medgen.cli.evaluate import evaluate
 from medgen.cli.info import info
+from medgen.cli.inpaint import EPILOG as INPAINT_EPILOG
+from medgen.cli.inpaint import inpaint
 from medgen.cli.models import models
 from medgen.cli.phantom import phantom
+from medgen.cli.super_resolve import EPILOG as SUPER_RESOLVE_EPILOG
+from medgen.cli.super_resolve import super_resolve
 from medgen.cli.synthesize import EPILOG as SYNTHESIZE_EPILOG
 from medgen.cli.synthesize import synthesize
 from medgen.cli.train import EPILOG as TRAIN_EPILOG
 from medgen.cli.train import train
+from medgen.cli.translate import EPILOG as TRANSLATE_EPILOG
+from medgen.cli.translate import translate
 from medgen.errors import MedgenError
 
 # What the system says to a path that a person chose badly: no defect of medgen.
@@ -97,6 +105,10 @@ app = typer.Typer(
 )
 app.command("detect-anomalies", epilog=EPILOG)(detect_anomalies)
 app.command("synthesize", epilog=SYNTHESIZE_EPILOG)(synthesize)
+app.command("inpaint", epilog=INPAINT_EPILOG)(inpaint)
+app.command("super-resolve", epilog=SUPER_RESOLVE_EPILOG)(super_resolve)
+app.command("denoise", epilog=DENOISE_EPILOG)(denoise)
+app.command("translate", epilog=TRANSLATE_EPILOG)(translate)
 app.command("check")(check)
 app.add_typer(batch, name="batch")
 app.command("deidentify", epilog=DEIDENTIFY_EPILOG)(deidentify)

@@ -11,7 +11,21 @@ COMMON = "Common options"
 
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="Name or folder of a model; see **medgen models list**."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Name or folder of a model; see **medgen models list**.",
+    ),
+]
+RestorationModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Name or folder of a model, see **medgen models list**; or a method without training.",
+    ),
 ]
 Device = Annotated[
     str,
@@ -19,7 +33,7 @@ Device = Annotated[
         help="auto (first CUDA GPU, else CPU), cpu, cuda, cuda:N or mps.", metavar="DEVICE"
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of every random choice.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.", min=0, metavar="N")]
 Frame = Annotated[
     int | None,
     typer.Option(help="Which image of a 4-D file to use, from 0.", min=0, metavar="N"),

@@ -94,9 +94,7 @@ def inpaint(
         InputError: The scan, the mask, the model or the device cannot be used; says why and what
             to do.
     """
-    if mask is None and not remove_anomalies and remove_metal is None:
-        msg = "nothing to fill: give a mask, --remove-anomalies or --remove-metal"
-        raise InputError(msg)
+    refuse_nothing(mask, remove_anomalies, remove_metal)
     opened = open_scan(
         VERB, source, model, method=method, device=device, seed=seed,
         max_memory_gb=max_memory_gb, frame=frame, series=series, force=force,
@@ -112,6 +110,19 @@ def inpaint(
             values = opened.classical(opened.volume.voxels[0], hole.voxels)[hole.voxels]
         return _filled(opened, hole, _Filling(values, None, None, ()))
     return _filled(opened, hole, _fill(opened, hole.voxels, progress))
+
+
+def refuse_nothing(mask: object, remove_anomalies: bool, remove_metal: float | None) -> None:
+    """Raise if nobody said what to fill.
+
+    Raises:
+        InputError: Neither a mask nor anomalies nor metal.
+    """
+    if mask is None and not remove_anomalies and remove_metal is None:
+        raise InputError(
+            "nothing to fill: give --mask, --remove-anomalies or --remove-metal",
+            "For example --mask lesion.nii.gz, an image that is nonzero where to fill.",
+        )
 
 
 class _Filling(NamedTuple):

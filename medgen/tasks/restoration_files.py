@@ -280,12 +280,19 @@ def _invented(restoration: Restoration) -> dict[str, Any]:
     """How much of the result has no measurement behind it."""
     if restoration.invented is None:
         return {"voxels": None, "meaning": "every voxel was computed from the scan"}
-    count = int(np.count_nonzero(restoration.invented))
+    voxels, ml = invented_share(restoration)
     return {
-        "voxels": count,
-        "ml": count * restoration.geometry.voxel_volume_mm3 / 1000,
+        "voxels": voxels,
+        "ml": ml,
         "meaning": "these voxels were made up; all others are those of the scan",
     }
+
+
+def invented_share(restoration: Restoration) -> tuple[int, float]:
+    """Voxels that were made up, and their volume in ml."""
+    assert restoration.invented is not None
+    voxels = int(np.count_nonzero(restoration.invented))
+    return voxels, voxels * restoration.geometry.voxel_volume_mm3 / 1000
 
 
 # --- DICOM --------------------------------------------------------------------------------------

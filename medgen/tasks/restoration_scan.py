@@ -184,7 +184,7 @@ def open_scan(
     limit = default_memory_gb() if max_memory_gb is None else max_memory_gb
     timings: dict[str, float] = {}
     notes: tuple[str, ...] = ()
-    checked = _of_any_modality(manifest) if force else manifest
+    checked = of_any_modality(manifest) if force else manifest
     contrast = contrast_of_volume(source) if isinstance(source, Volume) else None
     if isinstance(source, Volume):
         volume = source
@@ -217,7 +217,8 @@ def open_scan(
     )  # fmt: skip
 
 
-def _of_any_modality(manifest: Manifest) -> Manifest:
+def of_any_modality(manifest: Manifest) -> Manifest:
+    """A model's description without the modalities that it was made for."""
     contract = manifest.contract.model_copy(update={"modalities": ()})
     return manifest.model_copy(update={"contract": contract})
 
