@@ -186,7 +186,7 @@ def validate(method: Any, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, 
         if "restored" in outputs:
             error = (outputs["restored"] - batch["healthy"]).abs()
             sums["validation/restoration"] += float(mean_inside(error, batch["mask"]))
-        if "output" in outputs:
+        if "output" in outputs and "mask" in batch:  # without one the target is another scan
             error = outputs["output"] - batch["target"]
             squared = float(mean_inside(error**2, batch["mask"]))
             sums["validation/mae"] += float(mean_inside(error.abs(), batch["mask"]))
