@@ -50,7 +50,7 @@ class GatedConvConfig(Config):
     width: int = Field(48, ge=1, description="channels of both networks at full size")
     critic_features: tuple[int, ...] = Field(
         (64, 128, 256, 256, 256, 256),
-        min_length=1,
+        min_length=2,
         description="critic channels after each halving of the size",
     )
     coarse_weight: float = Field(1.0, ge=0, description="weight of the coarse network's L1")

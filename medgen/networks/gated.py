@@ -17,6 +17,9 @@ from medgen.networks.layers import CONV, conv, spectral
 
 # Dilations of the four layers at the coarsest resolution: how far a network looks into a hole.
 DILATIONS = (2, 4, 8, 16)
+# E[(ELU(k f) sigmoid(g))^2] = 1 for standard normal f and g: with this factor on the weights of the
+# features, these keep their mean square from layer to layer.
+KEEP = 2.5
 
 
 class GatedConvolution(nn.Module):
@@ -29,6 +32,12 @@ class GatedConvolution(nn.Module):
         super().__init__()
         padding = dilation * (kernel - 1) // 2
         self.both = CONV[dims](inputs, 2 * outputs, kernel, stride, padding, dilation)
+        # Gate and ELU together make features smaller. Over the paper's seventeen layers in a row,
+        # the usual initial weights would leave nothing of them.
+        scale = self.both.weight[0].numel() ** -0.5
+        nn.init.normal_(self.both.weight[:outputs], std=KEEP * scale)
+        nn.init.normal_(self.both.weight[outputs:], std=scale)
+        nn.init.zeros_(self.both.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, inputs, *spatial)`` to ``(B, outputs, *spatial / stride)``."""
@@ -85,9 +94,12 @@ class SNPatchCritic(nn.Module):
     def __init__(self, dims: int, inputs: int, features: Sequence[int]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for a, b in pairwise((inputs, *features)):
+        for a, b in pairwise((inputs, *features[:-1])):
             layers += [spectral(conv(dims, a, b, 5, 2)), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers[:-1])  # the hinge needs values of both signs
+        # Verdicts of both signs; under the hinge loss a bias has no gradient until the first
+        # patches are told apart.
+        last = spectral(conv(dims, features[-2], features[-1], 5, 2, bias=False))
+        self.layers = nn.Sequential(*layers, last)
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, inputs, *spatial)`` to verdicts ``(B, features[-1], *patches)`` in float32."""
