@@ -107,6 +107,18 @@ def _of_task(package: ModelPackage) -> dict[str, str]:
             if made.extractor
             else "nothing",
         }
+    if manifest.restoration is not None:
+        restores = manifest.restoration.model_dump(mode="json", exclude={"spread"})
+        spread = manifest.restoration.spread
+        return {
+            "preparation": _settings(manifest.preparation),
+            "inference": _settings(manifest.inference),
+            **takes,
+            "restores": _settings({key: value for key, value in restores.items() if value}),
+            "uncertainty": _settings(spread.model_dump(mode="json"))
+            if spread
+            else "not calibrated",
+        }
     rule = package.calibration.threshold_rule if package.calibration else "not calibrated"
     return {
         "preparation": _settings(manifest.preparation),

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_packages import save_intensity, save_restorer
 
 from medgen.errors import InputError, MedgenError
 from medgen.methods import build
 from medgen.package import ModelPackage, verify_package
 from medgen.tasks.blend import blend, interpolate
-from tests.tiny_packages import save_intensity, save_restorer
 
 SETTINGS = {"spatial_dims": 2, "width": 4, "blocks": 1}
 
