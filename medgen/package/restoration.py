@@ -100,7 +100,7 @@ def restorer(
     planes = target_planes(package, target)
     if planes:
         network = _Aimed(network, planes)
-    return _WithSpread(network)
+    return WithSpread(network)
 
 
 def target_planes(package: ModelPackage, target: str | None) -> tuple[float, ...]:
@@ -165,7 +165,7 @@ class _Aimed(_Wrapped):
         return maps
 
 
-class _WithSpread(_Wrapped):
+class WithSpread(_Wrapped):
     """A network whose spread, if it predicts none, is found by mirroring what it sees.
 
     The output is that of the image as it is. The spread is then the mean absolute deviation from

@@ -1,8 +1,8 @@
 """Turn a finished training run into a model package: measure it, describe it, write it.
 
 The recipe is a YAML file beside the training configuration. Its ``task`` says what the model is
-for; the rest is in :mod:`~medgen.tasks.pack_detection`, :mod:`~medgen.tasks.pack_synthesis` and
-:mod:`~medgen.tasks.pack_features`.
+for; the rest is in :mod:`~medgen.tasks.pack_detection`, :mod:`~medgen.tasks.pack_synthesis`,
+:mod:`~medgen.tasks.pack_features` and :mod:`~medgen.tasks.pack_restoration`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import yaml
 from pydantic import ValidationError
 
 from medgen.errors import InputError
-from medgen.manifest import first_problem
+from medgen.manifest import RESTORATION_TASKS, first_problem
 from medgen.package import ModelPackage
 from medgen.tasks.pack_detection import DetectionRecipe, pack_detector
 from medgen.tasks.pack_features import FeaturesRecipe, pack_extractor
 from medgen.tasks.pack_recipe import Recipe, open_run
+from medgen.tasks.pack_restoration import RestorationRecipe, pack_restorer
 from medgen.tasks.pack_synthesis import SynthesisRecipe, pack_generator
 
 # What a recipe of each task may say, and what makes the package.
@@ -27,6 +28,7 @@ TASKS: dict[str, tuple[type[Recipe], Callable[..., ModelPackage]]] = {
     "detect-anomalies": (DetectionRecipe, pack_detector),
     "synthesize": (SynthesisRecipe, pack_generator),
     "features": (FeaturesRecipe, pack_extractor),
+    **dict.fromkeys(RESTORATION_TASKS, (RestorationRecipe, pack_restorer)),
 }
 
 
