@@ -1,4 +1,4 @@
-"""What is particular to `dncnn` and `noise2void`; tests/contracts holds what every restorer does."""
+"""What is particular to `dncnn` and `noise2void`; tests/contracts has what all restorers do."""
 
 from __future__ import annotations
 
