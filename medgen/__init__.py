@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from medgen.errors import GeometryError, InputError, LeakageError, MedgenError, PackageError
     from medgen.io import read
     from medgen.package import list_packages, load_package
+    from medgen.tasks.denoise import denoise
     from medgen.tasks.detect import Detection, detect_anomalies
+    from medgen.tasks.inpaint import inpaint
+    from medgen.tasks.restoration import Restoration
+    from medgen.tasks.super_resolve import super_resolve
     from medgen.tasks.synthesize import Synthesis, synthesize
+    from medgen.tasks.translate import translate
     from medgen.volume import Geometry, Volume
 
 try:
@@ -35,13 +40,18 @@ _HOME = {
     "LeakageError": "medgen.errors",
     "MedgenError": "medgen.errors",
     "PackageError": "medgen.errors",
+    "Restoration": "medgen.tasks.restoration",
     "Synthesis": "medgen.tasks.synthesize",
     "Volume": "medgen.volume",
+    "denoise": "medgen.tasks.denoise",
     "detect_anomalies": "medgen.tasks.detect",
+    "inpaint": "medgen.tasks.inpaint",
     "list_packages": "medgen.package",
     "load_package": "medgen.package",
     "read": "medgen.io",
+    "super_resolve": "medgen.tasks.super_resolve",
     "synthesize": "medgen.tasks.synthesize",
+    "translate": "medgen.tasks.translate",
 }
 
 __all__ = [
@@ -52,14 +62,19 @@ __all__ = [
     "LeakageError",
     "MedgenError",
     "PackageError",
+    "Restoration",
     "Synthesis",
     "Volume",
     "__version__",
+    "denoise",
     "detect_anomalies",
+    "inpaint",
     "list_packages",
     "load_package",
     "read",
+    "super_resolve",
     "synthesize",
+    "translate",
 ]
 
 
