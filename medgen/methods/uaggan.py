@@ -15,7 +15,7 @@ the first (``start_from``) and plays CycleGAN's game on unpaired images, see
 trained on photographs, which medgen does not download: here the content loss compares features of
 the critic, and generators begin from random weights.
 
-``output`` is in 0..1; ``attention`` is A, 0 where the image was left alone.
+``output`` is in 0..1, as the training images; :meth:`UAGGAN.look` also shows A.
 """
 
 from __future__ import annotations
@@ -106,12 +106,16 @@ class UAGGAN(nn.Module):
         return ADVERSARIAL[self.config.loss][1](scores, scores), feature_distance(features, wanted)
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
-        """``output`` in 0..1 and the ``attention`` ``(B, 1, *spatial)``."""
+        """``output``: the image ``(B, C, *spatial)`` as one of the other domain, 0..1."""
+        return {"output": self.look(image)[0]}
+
+    def look(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The image as one of the other domain, 0..1, and the attention ``(B, 1, *spatial)``."""
         require_multiples(image.shape[2:], self.divisor)
         forward = self.config.direction == "forward"
         network = self.to_target if forward else self.to_source
         made, attention = network.look(signed(image))
-        return {"output": unsigned(made), "attention": attention.float()}
+        return unsigned(made), attention.float()
 
 
 class Attentive(nn.Module):

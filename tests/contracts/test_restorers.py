@@ -50,8 +50,27 @@ class Case:
 
 FEATURES = (4, 8, 8, 16, 16)
 CRITIC = {"critic_width": 4, "critic_stages": 2}
+# Of the methods that translate.
+SMALL: dict[str, Any] = {"width": 4, "blocks": 2}
+PATCHES: dict[str, Any] = {"critic_width": 4, "critic_layers": 1}
 # Name of a method or variant, and whatever tells two cases of it apart.
 CASES: dict[str, Case] = {
+    "inpaint_unet": Case("inpaint", {"features": FEATURES, "learning_rate": 3e-3}),
+    "context_encoder": Case(
+        "inpaint",
+        {"features": (8, 16, 16, 16), "bottleneck": 16, "critic_features": (4, 8), "reach": 2}
+        | {"learning_rate": 1e-2},
+        steps=120,
+    ),
+    "gated_conv": Case(
+        "inpaint",
+        {"width": 4, "critic_features": (4, 8, 8), "adversarial_weight": 0.01}
+        | {"learning_rate": 3e-3},
+    ),
+    "ip_medgan": Case(
+        "inpaint",
+        {"features": FEATURES, "critic_features": (4, 8), "local_size": 12, "learning_rate": 3e-3},
+    ),
     # Half of what the phantoms lose is noise, which no network can bring back.
     "srresnet": Case("super_resolve", {"blocks": 2, "width": 16, "learning_rate": 3e-3}, left=0.95),
     "srresnet batch": Case(
@@ -82,6 +101,32 @@ CASES: dict[str, Case] = {
     "noise2void": Case(
         "denoise", {"features": FEATURES, "blind_share": 0.1, "learning_rate": 1e-2}, left=0.9
     ),
+    "pix2pix": Case(
+        "translate",
+        {"features": (8, 16, 16), "dropout": 0.0, "generator_rate": 3e-3} | PATCHES,
+    ),
+    "pix2pix unet": Case(
+        "translate", {"generator": "unet", "features": FEATURES, "generator_rate": 3e-3} | PATCHES
+    ),
+    "pix2pix resnet": Case(
+        "translate",
+        {"generator": "resnet", "fold": 2, "generator_rate": 3e-3} | SMALL | PATCHES,
+        left=0.8,
+    ),
+    "unet_l1": Case(
+        "translate", {"generator": "unet", "features": FEATURES, "generator_rate": 3e-3}
+    ),
+    "cyclegan": Case("unpaired", {"pool_size": 2} | SMALL | PATCHES, left=None),
+    "dualgan": Case("unpaired", SMALL | PATCHES, left=None),
+    "discogan": Case("unpaired", SMALL | PATCHES, left=None),
+    "uaggan": Case("unpaired", SMALL | PATCHES, left=None),
+    "uaggan paired": Case(
+        "translate",
+        {"paired": True, "generator_rate": 3e-3} | SMALL | PATCHES,
+        left=0.9,
+    ),
+    "cut": Case("unpaired", {"patches": 16, "head_width": 8} | SMALL | PATCHES, left=None),
+    "stargan": Case("domains", {"channels": 3, "critic_steps": 2} | SMALL | PATCHES, left=None),
 }
 
 
