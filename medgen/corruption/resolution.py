@@ -134,26 +134,28 @@ def consistent(image: Tensor, measured: Tensor, samplings: Sequence[Sampling | N
     Returns:
         ``image + A^+ (measured - A image)``, ``(*fine)``; a new tensor.
     """
-    return make_consistent(image.clone(), measured, samplings)
+    residual = measured - downsample(image, samplings)
+    return correct(image.clone(), residual, samplings)
 
 
-def make_consistent(
-    image: Tensor, measured: Tensor, samplings: Sequence[Sampling | None]
-) -> Tensor:
-    """`consistent` in place, slab by slab: a large volume needs no second one.
+def correct(image: Tensor, residual: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
+    """Add ``A^+ residual`` to an image in place, slab by slab: no second volume is needed.
+
+    Args:
+        image: ``(*fine)``; changed.
+        residual: ``(*coarse)``, the measured image minus ``A image``.
+        samplings: One per axis; None keeps the axis as it is.
 
     Returns:
-        `image`, changed.
+        `image`.
     """
-    residual = measured - downsample(image, samplings)
     first, *others = samplings
     for start in range(0, len(image), SLAB):
         rows = slice(start, start + SLAB)
-        part = (
-            residual[rows]
-            if first is None
-            else along(residual, first.inverse()[rows], -residual.ndim)
-        )
+        if first is None:
+            part = residual[rows]
+        else:
+            part = along(residual, first.inverse()[rows], -residual.ndim)
         image[rows] += back_project(part, [None, *others])
     return image
 

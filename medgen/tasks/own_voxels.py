@@ -95,7 +95,7 @@ def scale_of(volume: Volume, preparation: Preparation) -> Scale:
         values, note = voxels[0].flatten(), "no constant background, every voxel is computed"
     else:
         values = voxels[0][foreground]
-        note = f"the constant background ({background:.0%}) is left as it is"
+        note = f"the network leaves the constant background ({background:.0%}) alone"
     wanted = [preparation.lower, preparation.upper]
     low, high = (float(v) for v in np.percentile(values, wanted, overwrite_input=True))
     if not high > low:

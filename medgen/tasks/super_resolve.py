@@ -1,0 +1,243 @@
+"""Super-resolve: the scan in smaller voxels, with detail that a network expects there.
+
+The scan is interpolated to the finer grid by cubic splines, and the network predicts what that
+missed. What is measured stays: the result is projected onto the images that, seen through the
+stated point-spread function, give the scan back (:mod:`medgen.corruption.resolution`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medgen.classical import enlarge
+from medgen.errors import InputError
+from medgen.manifest import Restored
+from medgen.preparation import checked_voxels
+from medgen.run_record import timed
+from medgen.tasks.finer_grid import ALIKE, FinerGrid, check_wish, finer_grid
+from medgen.tasks.own_voxels import scale_of, turn_of
+from medgen.tasks.restoration import DEFAULT_MODELS, Restoration
+from medgen.tasks.restoration_scan import (
+    Model,
+    Opened,
+    Progress,
+    open_scan,
+    predict,
+    restoration_of,
+    to_half_width,
+    to_values,
+)
+from medgen.volume import Volume
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from medgen.inference import Predicts
+
+VERB: Restored = "super-resolve"
+KIND = "superresolved"
+INCONSISTENCY = ("inconsistency_max", "inconsistency_mean")
+# Bytes per voxel of the finer grid besides what the network needs: the interpolated scan, what is
+# being added to it, and the intermediate results of working axis by axis.
+BYTES_PER_FINE_VOXEL = 12
+
+
+def super_resolve(
+    source: str | Path | Volume,
+    model: Model = DEFAULT_MODELS[VERB],
+    *,
+    scale: float | None = None,
+    spacing_mm: float | None = None,
+    isotropic: bool = False,
+    consistency: bool = True,
+    method: Predicts | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    max_memory_gb: float | None = None,
+    frame: int | None = None,
+    series: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Restoration:
+    """Give a scan a finer voxel grid over the same field of view.
+
+    Exactly one of ``scale``, ``spacing_mm`` and ``isotropic`` must be given.
+
+    Args:
+        source: A file, a DICOM folder, or a volume in memory; one channel.
+        model: Name or folder of a package, one that is loaded, or ``nearest``, ``linear`` or
+            ``cubic``.
+        scale: How many times finer along each axis.
+        spacing_mm: Voxel size along each axis; axes that are finer already stay as they are.
+        isotropic: As fine along each axis as the finest, as for thick slices.
+        consistency: Correct a network's result so that coarsening it gives the scan back. This
+            also gives back the scan's noise. Interpolation is never corrected.
+        method: The package's network, if it is loaded: many scans then share it.
+        device: ``auto`` (the first CUDA device, else the CPU), ``cpu``, ``cuda[:N]`` or ``mps``.
+        seed: Seeds torch; prediction draws no random numbers, so results do not depend on it.
+        max_memory_gb: Refuse scans that would need more (default: 80 % of the free memory, at
+            most 16 GB).
+        frame: Which image of a 4-D file, from 0.
+        series: Which DICOM series of a folder.
+        force: Also take a scan of another contrast or modality than the model was trained on, and
+            a finer grid than it was trained for.
+        progress: Called with (done, total) as the network works through the scan.
+
+    Returns:
+        The finer scan, float32. Its measures tell how far coarsening it is from the scan:
+        ``inconsistency_max`` and ``inconsistency_mean`` in the scan's values, and the same
+        ``_before`` the correction.
+
+    Raises:
+        InputError: The scan, the model, the device or the grid cannot be used; says why and what
+            to do.
+    """
+    check_wish(scale=scale, spacing_mm=spacing_mm, isotropic=isotropic)
+    opened = open_scan(
+        VERB, source, model, method=method, device=device, seed=seed,
+        max_memory_gb=max_memory_gb, frame=frame, series=series, force=force,
+    )  # fmt: skip
+    grid = finer_grid(
+        opened.volume.geometry, scale=scale, spacing_mm=spacing_mm, isotropic=isotropic
+    )
+    notes = (grid.note, *_check_scale(opened, grid, force=force))
+    fine_gb = _check_memory(opened, grid)
+    scan = checked_voxels(opened.volume)[0]
+    with timed(opened.timings, "interpolate"):
+        before = enlarge(scan, grid.fine.shape)
+    if opened.package is None:
+        return _interpolated(opened, grid, before, notes, fine_gb)
+    return _refined(
+        opened, grid, before, notes, fine_gb, consistency=consistency, progress=progress
+    )
+
+
+def _check_scale(opened: Opened, grid: FinerGrid, *, force: bool) -> tuple[str, ...]:
+    """Refuse to go further than the model was trained for, or note it.
+
+    Raises:
+        InputError: It would, and ``force`` is off.
+    """
+    trained = opened.restores.scales
+    if not trained or max(grid.factors) <= max(trained) * (1 + ALIKE):
+        return ()
+    msg = (
+        f"voxels {max(grid.factors):.3g} times finer were asked for, but model "
+        f"{opened.manifest.name!r} was trained for up to {max(trained):g} times"
+    )
+    if force:
+        return (f"forced: {msg}",)
+    raise InputError(msg, "Ask for larger voxels, or use --force to try it all the same.")
+
+
+def _check_memory(opened: Opened, grid: FinerGrid) -> float:
+    """What the finer grid needs in GB besides the network; refuses what would not fit.
+
+    Raises:
+        InputError: With the scan it exceeds the limit.
+    """
+    need = prod(grid.fine.shape) * BYTES_PER_FINE_VOXEL / 1e9
+    if opened.memory_gb + need > opened.limit_gb:
+        size = " x ".join(map(str, grid.fine.shape))
+        msg = (
+            f"a result of {size} voxels needs about {opened.memory_gb + need:.1f} GB, the limit "
+            f"is {opened.limit_gb:.3g} GB"
+        )
+        raise InputError(msg, "Ask for larger voxels, or raise the limit with --max-memory (GB).")
+    return need
+
+
+def _interpolated(
+    opened: Opened,
+    grid: FinerGrid,
+    before: NDArray[np.float32],
+    notes: tuple[str, ...],
+    fine_gb: float,
+) -> Restoration:
+    """The scan interpolated as asked, and how well it agrees with the scan."""
+    import torch
+
+    from medgen.corruption.resolution import downsample
+
+    with timed(opened.timings, "interpolate"):
+        output = opened.classical(opened.volume.voxels[0], grid.fine.shape)
+        scan = torch.from_numpy(opened.volume.voxels[0].astype(np.float32))
+        residual = scan - downsample(torch.from_numpy(output), grid.samplings())
+    opened = replace(opened, memory_gb=opened.memory_gb + fine_gb)
+    return restoration_of(
+        opened, KIND, output, geometry=grid.fine, before=before, notes=notes,
+        measures=_measures(residual, grid),
+    )  # fmt: skip
+
+
+def _refined(
+    opened: Opened,
+    grid: FinerGrid,
+    before: NDArray[np.float32],
+    notes: tuple[str, ...],
+    fine_gb: float,
+    *,
+    consistency: bool,
+    progress: Progress | None,
+) -> Restoration:
+    """What the network makes of the interpolated scan, agreeing with the scan if wanted."""
+    import torch
+
+    from medgen.corruption.resolution import correct, downsample
+
+    assert opened.package is not None
+    turn = turn_of(grid.fine)
+    with timed(opened.timings, "prepare"):
+        scale = scale_of(opened.volume, opened.package.preparation)
+        image, inside = scale.image(before, turn), None
+        if scale.foreground is not None:
+            shown = enlarge(scale.foreground, grid.fine.shape, order=0) > 0
+            inside = torch.from_numpy(np.ascontiguousarray(turn.there(shown)))[None]
+            del shown
+    predicted = predict(opened, image, inside, extra_gb=fine_gb, progress=progress)
+    del image
+    limits = (scale.low, scale.high)
+    with timed(opened.timings, "consistency"):
+        output = to_values(predicted.output[0], limits, opened.restores)
+        if inside is not None:
+            np.copyto(output, turn.there(before), where=~inside[0].numpy())
+        # Everything is still turned; the degradation is the same from both ends of an axis.
+        samplings = [grid.samplings()[axis] for axis in turn.order]
+        scan = np.array(turn.there(opened.volume.voxels[0]), dtype=np.float32, order="C")
+        result, measured = torch.from_numpy(output), torch.from_numpy(scan)
+        residual = measured - downsample(result, samplings)
+        measures = _measures(residual, grid)
+        if consistency:
+            correct(result, residual, samplings)
+            measures = {
+                **_measures(measured - downsample(result, samplings), grid),
+                **{f"{name}_before": measures[name] for name in INCONSISTENCY},
+            }
+    half = to_half_width(predicted.spread[0], limits, opened.restores)
+    return restoration_of(
+        opened, KIND, turn.back(output), geometry=grid.fine, before=before,
+        uncertainty=turn.back(half), measures=measures, notes=(*notes, scale.note),
+        predicted=predicted,
+    )  # fmt: skip
+
+
+def _measures(residual: Tensor, grid: FinerGrid) -> dict[str, float | str]:
+    """The stated degradation, and how far the coarsened result is from the scan."""
+    axes = ", ".join(
+        f"{coarse:.4g} mm along {code}"
+        for coarse, code, factor in zip(
+            grid.coarse.spacing_mm, grid.coarse.axis_codes, grid.factors, strict=True
+        )
+        if factor > 1
+    )
+    values = (float(residual.abs().max()), float(residual.abs().mean()))
+    return {
+        "degradation": f"Gaussian, full width at half maximum {axes}",
+        **dict(zip(INCONSISTENCY, values, strict=True)),
+    }
