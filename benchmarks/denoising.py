@@ -1,0 +1,110 @@
+"""Removing known noise from real scans: non-local means, total variation, wavelets, and models.
+
+Noise of three levels, Rician as in magnitude MR images, is added to real scans; its standard
+deviation is a part of the scan's range (1st to 99th percentile). The classical methods are told
+the true deviation, the models are told nothing. The truth is the scan itself, so removing its own
+noise counts as an error; the template has hardly any.
+
+    python benchmarks/denoising.py --data DATA --model brain-denoise \
+        --output benchmarks/results/denoising.md
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from restoration_truths import (
+    COLUMNS,
+    Table,
+    Truth,
+    arguments,
+    described,
+    models,
+    scores,
+    truths,
+    write,
+)
+
+import medgen
+from medgen.classical import CLASSICAL
+from medgen.corruption.noise import NOISE
+from medgen.volume import Volume
+
+LEVELS = (0.03, 0.07, 0.15)
+
+# From a noisy scan and the true deviation of its noise to the result.
+Method = Callable[[Volume, float], NDArray[np.float32]]
+
+
+def noisy(truth: Truth, kind: str, level: float, seed: int) -> Volume:
+    """The scan with noise; its darkest values become 0, as a magnitude cannot be less."""
+    image = torch.from_numpy(truth.image).clamp(min=0)
+    generator = torch.Generator().manual_seed(seed)
+    return truth.volume.with_voxels(NOISE[kind](image, level, generator).numpy()[None])
+
+
+def by(model: Any) -> Method:
+    """Denoising by a model, as the command does it."""
+
+    def run(volume: Volume, level: float) -> NDArray[np.float32]:
+        made = medgen.denoise(volume, model, device="cpu", force=True)
+        return np.asarray(made.output, np.float32)
+
+    return run
+
+
+def told(name: str) -> Method:
+    """A classical method that knows the deviation."""
+    function = CLASSICAL["denoise"][name]
+    return lambda volume, level: function(volume.voxels[0], sigma=level)
+
+
+def main() -> None:
+    """Add noise, remove it, compare, write."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--noise", choices=sorted(NOISE), default="rician")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = truths(options.data, options.edge)
+    given = models(options.model)
+    methods: dict[str, Method] = {"nlm": told("nlm"), "tv": told("tv"), "wavelet": told("wavelet")}
+    methods["none"] = lambda volume, _: volume.voxels[0]
+    methods |= {name: by(package) for name, package in given.items()}
+    words = "".join(f" --model {option}" for option in options.model)
+    lines = [
+        "# Denoising real scans",
+        "",
+        f"`python benchmarks/denoising.py --data DATA{words} --noise {options.noise} "
+        f"--edge {options.edge} --seed {options.seed}`",
+        "",
+        f"{options.noise.capitalize()} noise was added to scans, which are the truth. Levels are "
+        "the standard deviation as a part of the scan's range. nlm (non-local means), tv (total "
+        "variation) and wavelet are told the true deviation; models are told nothing. PSNR with a "
+        "peak of that range; all inside tissue. 95 % intervals by bootstrap over scans. The "
+        "hippocampus crops are those that no model was trained on; of the heads and the template "
+        f"the middle {options.edge} voxels along each axis.",
+        "",
+        *described(given),
+    ]
+    for level in LEVELS:
+        for group in dict.fromkeys(truth.group for truth in found):
+            table = Table(COLUMNS, "nlm")
+            of_group = [truth for truth in found if truth.group == group]
+            start = time.perf_counter()
+            for number, truth in enumerate(of_group):
+                scan = noisy(truth, options.noise, level, options.seed + number)
+                for label, method in methods.items():
+                    table.add(label, truth.name, scores(truth, method(scan, level)))
+            print(f"{level:.0%}, {group}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+            lines += [f"## {level:.0%}, {group} ({len(of_group)} scans)", "", *table.markdown(), ""]
+    write(options.output, lines)
+
+
+if __name__ == "__main__":
+    main()
