@@ -4,8 +4,12 @@ A scanner with large voxels sees the anatomy through a point-spread function (in
 slice profile (across slices). Both are taken as a Gaussian whose full width at half maximum
 (FWHM) is about one coarse voxel, the usual model of acquisition (Greenspan, "Super-resolution in
 medical imaging", Comput J 2009). It is separable: one small matrix per axis. So the degradation
-``A`` is an exact linear operator, and its pseudo-inverse ``A^+`` (one per axis) projects any image
-onto the images that degrade to the measured scan: ``y + A^+ (x - A y)``.
+``A`` is an exact linear operator with the pseudo-inverse ``A^+ = A' (A A')^-1``, and
+``x + A^+ (y - A x)`` is the image nearest to ``x`` that degrades to the measured scan ``y``.
+
+A scan has noise, which such a projection would copy and sharpen. If the errors of ``x`` are white
+with variance ``t2`` and the noise has variance ``s2``, the most probable image is
+``x + A' (A A' + s2 / t2)^-1 (y - A x)``: the same with a damping ``s2 / t2`` (Tikhonov 1963).
 """
 
 from __future__ import annotations
@@ -60,10 +64,6 @@ class Sampling:
         """
         return _matrix(self)
 
-    def inverse(self) -> Tensor:
-        """The Moore-Penrose inverse (fine, coarse) of `matrix`, float64."""
-        return _inverse(self)
-
 
 def sampling_for(fine: int, factor: float, fwhm: float = 1.0) -> Sampling:
     """The sampling of `fine` voxels whose coarse voxel is nearest to `factor` fine ones.
@@ -87,8 +87,11 @@ def _matrix(sampling: Sampling) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _inverse(sampling: Sampling) -> Tensor:
-    return torch.linalg.pinv(_matrix(sampling))
+def _spectrum(sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Eigenvalues ``(coarse,)`` and eigenvectors ``(coarse, coarse)`` of ``A A'``."""
+    matrix = _matrix(sampling)
+    values, vectors = torch.linalg.eigh(matrix @ matrix.T)
+    return values, vectors
 
 
 def downsample(image: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
@@ -108,56 +111,103 @@ def downsample(image: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
     return image
 
 
-def back_project(measured: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
-    """The smallest image that degrades to `measured`: ``A^+ measured``.
+def back_project(
+    measured: Tensor, samplings: Sequence[Sampling | None], damping: float = 0.0
+) -> Tensor:
+    """The smallest image that degrades to `measured`: ``A' (A A' + damping)^-1 measured``.
 
     Args:
         measured: ``(..., *coarse)``.
         samplings: One per spatial axis; None keeps the axis as it is.
+        damping: How much is left to noise; with 0 the result degrades to `measured` exactly.
 
     Returns:
         ``(..., *fine)`` in the type of `measured`.
     """
-    for axis, sampling in sorted(_active(samplings), key=lambda pair: pair[1].step):
-        measured = along(measured, sampling.inverse(), axis)
-    return measured
+    return _adjoint(_whitened(measured, samplings, damping), samplings)
 
 
-def consistent(image: Tensor, measured: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
-    """The image nearest to `image` that degrades to `measured` (up to rounding).
+def consistent(
+    image: Tensor, measured: Tensor, samplings: Sequence[Sampling | None], damping: float = 0.0
+) -> Tensor:
+    """The image nearest to `image` that degrades to `measured` (up to rounding and damping).
 
     Args:
         image: ``(*fine)``.
         measured: ``(*coarse)``, what ``A image`` should have been.
-        samplings: One per spatial axis; None keeps the axis as it is.
+        samplings: One per axis; None keeps the axis as it is.
+        damping: How much is left to noise, as :func:`noise_damping` finds it.
 
     Returns:
-        ``image + A^+ (measured - A image)``, ``(*fine)``; a new tensor.
+        ``image + A' (A A' + damping)^-1 (measured - A image)``, ``(*fine)``; a new tensor.
     """
     residual = measured - downsample(image, samplings)
-    return correct(image.clone(), residual, samplings)
+    return correct(image.clone(), residual, samplings, damping)
 
 
-def correct(image: Tensor, residual: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
-    """Add ``A^+ residual`` to an image in place, slab by slab: no second volume is needed.
+def correct(
+    image: Tensor, residual: Tensor, samplings: Sequence[Sampling | None], damping: float = 0.0
+) -> Tensor:
+    """Add the back projection of a residual in place, slab by slab: no second volume is needed.
 
     Args:
         image: ``(*fine)``; changed.
         residual: ``(*coarse)``, the measured image minus ``A image``.
         samplings: One per axis; None keeps the axis as it is.
+        damping: As for :func:`consistent`; nothing is added if it is infinite.
 
     Returns:
         `image`.
     """
+    if math.isinf(damping):
+        return image
+    weights = _whitened(residual, samplings, damping)
     first, *others = samplings
     for start in range(0, len(image), SLAB):
         rows = slice(start, start + SLAB)
         if first is None:
-            part = residual[rows]
+            part = weights[rows]
         else:
-            part = along(residual, first.inverse()[rows], -residual.ndim)
-        image[rows] += back_project(part, [None, *others])
+            part = along(weights, first.matrix().T[rows], -weights.ndim)
+        image[rows] += _adjoint(part, [None, *others])
     return image
+
+
+def noise_damping(residual: Tensor, samplings: Sequence[Sampling | None], noise: float) -> float:
+    """The damping that a residual calls for, if the scan has noise of a known strength.
+
+    Args:
+        residual: The measured image minus ``A image``, of any shape: what counts of it.
+        samplings: One per axis.
+        noise: Standard deviation of the scan's noise.
+
+    Returns:
+        The ratio of the variance of the noise to that of the image's errors, which is what the
+        noise leaves of the residual; infinite if it leaves nothing.
+    """
+    gain = math.prod(float(_spectrum(item)[0].mean()) for _, item in _active(samplings))
+    errors = (float(residual.double().square().mean()) - noise**2) / gain
+    return noise**2 / errors if errors > 0 else math.inf
+
+
+def _whitened(residual: Tensor, samplings: Sequence[Sampling | None], damping: float) -> Tensor:
+    """``(A A' + damping)^-1 residual``, by the eigenvectors of each axis."""
+    active = [(axis, *_spectrum(item)) for axis, item in _active(samplings)]
+    power = residual.new_ones((1,) * residual.ndim)
+    for axis, values, vectors in active:
+        power = power * values.to(residual).reshape(-1, *(1,) * (-axis - 1))
+        residual = along(residual, vectors.T, axis)
+    residual = residual / (power + damping)
+    for axis, _, vectors in active:
+        residual = along(residual, vectors, axis)
+    return residual
+
+
+def _adjoint(weights: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
+    """``A' weights``; the axis that grows least first."""
+    for axis, sampling in sorted(_active(samplings), key=lambda pair: pair[1].step):
+        weights = along(weights, sampling.matrix().T, axis)
+    return weights
 
 
 def _active(samplings: Sequence[Sampling | None]) -> list[tuple[int, Sampling]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from medgen.corruption.resolution import (
     consistent,
     correct,
     downsample,
+    noise_damping,
     sampling_for,
 )
 
@@ -32,7 +35,8 @@ def random_image(*shape: int) -> torch.Tensor:
 def test_pseudo_inverse_is_exact(fine: int, factor: float, fwhm: float) -> None:
     """The Penrose conditions, and a right inverse: every coarse image can be reached."""
     sampling = sampling_for(fine, factor, fwhm)
-    forward, back = sampling.matrix(), sampling.inverse()
+    forward = sampling.matrix()
+    back = back_project(torch.eye(sampling.coarse, dtype=torch.float64).T, [sampling]).T
     assert torch.allclose(forward @ back, torch.eye(sampling.coarse, dtype=torch.float64))
     projection = back @ forward
     assert torch.allclose(projection, projection.T, atol=1e-9)
@@ -119,6 +123,54 @@ def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         plain = image + back_project(measured - downsample(image, samplings), samplings)
         monkeypatch.setattr(resolution, "SLAB", 4)
         assert torch.allclose(consistent(image, measured, samplings), plain)
+
+
+@pytest.mark.parametrize(("noise", "error"), [(0.1, 0.5), (0.2, 0.6), (0.01, 1.0)])
+def test_a_residual_tells_how_wrong_the_image_is(noise: float, error: float) -> None:
+    samplings = [sampling_for(40, 2.0), None, sampling_for(30, 1.5)]
+    image, wrong = random_image(2, 40, 20, 30)
+    measured = downsample(image + error * wrong, samplings)
+    measured += noise * random_image(99, 40)[: measured.shape[0], : measured.shape[1], None]
+    damping = noise_damping(measured - downsample(image, samplings), samplings, noise)
+    assert damping == pytest.approx((noise / error) ** 2, rel=0.25)
+
+
+def test_damping_is_the_rule_of_bayes() -> None:
+    """For a line: the mean of its distribution, given its prior and the measurement."""
+    sampling = sampling_for(26, 2.4)
+    forward, line = sampling.matrix(), random_image(26)
+    measured = torch.ones(sampling.coarse, dtype=torch.float64)
+    precision = torch.eye(26, dtype=torch.float64) + forward.T @ forward / 0.37
+    expected = torch.linalg.solve(precision, line + forward.T @ measured / 0.37)
+    assert torch.allclose(consistent(line, measured, [sampling], 0.37), expected)
+
+
+def test_pure_noise_changes_nothing() -> None:
+    image, samplings = random_image(20, 20), [sampling_for(20, 2), sampling_for(20, 2)]
+    residual = 0.1 * random_image(10, 10)
+    assert noise_damping(residual, samplings, noise=0.2) == math.inf
+    assert torch.equal(correct(image.clone(), residual, samplings, math.inf), image)
+    assert noise_damping(residual, samplings, noise=0.0) == 0
+
+
+def test_with_noise_damping_beats_both_extremes() -> None:
+    """Nearer to the truth than the uncorrected image and than the exact projection."""
+    generator = torch.Generator().manual_seed(0)
+    truth = random_image(60, 60)
+    samplings = [sampling_for(60, 2), sampling_for(60, 2)]
+    image = truth + torch.randn((60, 60), generator=generator, dtype=torch.float64)
+    measured = downsample(truth, samplings)
+    measured += 0.3 * torch.randn((30, 30), generator=generator, dtype=torch.float64)
+    damping = noise_damping(measured - downsample(image, samplings), samplings, 0.3)
+    error = {
+        name: float((result - truth).square().mean())
+        for name, result in (
+            ("none", image),
+            ("damped", consistent(image, measured, samplings, damping)),
+            ("exact", consistent(image, measured, samplings)),
+        )
+    }
+    assert error["damped"] < 0.95 * min(error["none"], error["exact"])
 
 
 def test_float32_keeps_its_type_and_tolerance() -> None:
