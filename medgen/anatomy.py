@@ -54,6 +54,21 @@ PRIORS = {
     "t2": (0.38, 0.52, 0.45, 1.00),
     "flair": (0.60, 0.74, 0.68, 0.18),
 }
+# The same for what lies around the brain, for T1, T2 and FLAIR; each head varies by OUTSIDE_SPREAD.
+OUTSIDE_PRIORS = {
+    502: (0.30, 0.15, 0.20),  # arteries: flowing blood
+    506: (0.22, 1.00, 0.20),  # vitreous body
+    507: (0.85, 0.65, 0.60),  # scalp and other soft tissue, much of it fat
+    508: (0.50, 0.40, 0.50),  # around the eyes
+    509: (0.55, 0.85, 0.75),  # mucosa
+    511: (0.12, 0.10, 0.12),  # skull
+    512: (0.85, 0.40, 0.60),  # spinal cord
+    514: (0.35, 0.20, 0.25),  # venous sinuses
+    515: (0.10, 0.08, 0.10),  # compact bone
+    516: (0.75, 0.50, 0.50),  # marrow
+    530: (0.80, 0.40, 0.58),  # optic nerves
+}
+OUTSIDE_SPREAD = 0.08
 # Sign of a lesion's intensity difference; a sequence that is not listed draws either sign.
 LESION_SIGN = {"t1": -1.0, "t2": 1.0, "flair": 1.0}
 # These become 0 and 1, as in medgen.preparation; packing compares them.
@@ -89,6 +104,11 @@ class AnatomyConfig(Config):
     healthy_fraction: float = Field(0.15, ge=0, le=1, description="slabs without any lesion")
     with_skull: float = Field(0.05, ge=0, le=1, description="slabs that keep skull and scalp")
     faintest_lesion: float = Field(0.3, ge=0, description="least intensity difference drawn")
+    outside: Literal["random", "prior"] = Field(
+        "random",
+        description="intensities around the brain: any, or such as the contrast has; what has to "
+        "be predicted must not be random",
+    )
 
 
 class Subject(NamedTuple):
@@ -304,8 +324,17 @@ class AnatomySource:
         distance = torch.where(valid, subject.distance.flatten()[flat].float() / 4, 30.0)
         return labels, distance
 
-    def _paint(self, labels: Tensor, contrast: str, generator: Generator) -> Tensor:
-        """Healthy intensities (D, H, W): a mean and a texture for every label."""
+    def _paint(
+        self,
+        labels: Tensor,
+        contrast: str,
+        generator: Generator,
+        distractors: Generator | None = None,
+    ) -> Tensor:
+        """Healthy intensities (D, H, W): a mean and a texture for every label.
+
+        ``distractors`` draws vessels and choroid plexus, if two contrasts are to share them.
+        """
         means = torch.rand(len(self.values), generator=generator) * 1.2
         jitter = 0.03 * torch.randn(len(self.values), generator=generator)
         tissues = torch.rand(4, generator=generator) * 1.1
@@ -321,6 +350,12 @@ class AnatomySource:
         for left, right in zip((2, 3, 4, 5, 7, 8), (41, 42, 43, 44, 46, 47), strict=True):
             if left in self.values and right in self.values:
                 means[self.values.index(right)] = means[self.values.index(left)]
+        if self.config.outside == "prior" and contrast != "random":
+            column = list(PRIORS).index(contrast)
+            for label, levels in OUTSIDE_PRIORS.items():
+                if label in self.values:
+                    own = levels[column] + OUTSIDE_SPREAD * torch.randn((), generator=generator)
+                    means[self.values.index(label)] = own
         means[0] = uniform(generator, 0, 0.05)
         image = means.clamp(min=0)[labels]
         shape = tuple(labels.shape)
@@ -332,7 +367,7 @@ class AnatomySource:
         # Grey matter is not equally bright everywhere (insula, hippocampus, motor strip).
         regional = smooth_noise(shape, 15, generator) * uniform(generator, 0.0, 0.08)
         image = torch.where(self.grey[labels], image + regional, image)
-        return self._healthy_distractors(image, labels, contrast, generator)
+        return self._healthy_distractors(image, labels, contrast, distractors or generator)
 
     def _healthy_distractors(
         self, image: Tensor, labels: Tensor, contrast: str, generator: Generator

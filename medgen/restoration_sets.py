@@ -41,7 +41,8 @@ from medgen.anatomy import (
     choose,
 )
 from medgen.config import Config
-from medgen.corruption import chance, gaussian_blur, paint_lesions, smooth_noise, uniform
+from medgen.corruption import chance, gaussian_blur, paint_lesions, uniform
+from medgen.corruption.artefacts import bias_field
 from medgen.corruption.holes import KINDS, random_hole
 from medgen.corruption.noise import NOISE, random_noise
 from medgen.corruption.resolution import sampling_for
@@ -267,12 +268,14 @@ class RestorationSource:
         if config.task != "translate":
             contrast = choose(anatomy.config.contrasts, generator)
             thick = 0.0 if config.task == "super_resolve" else 0.3
-            (truth,) = acquired([anatomy._paint(labels, contrast, generator)], generator, thick)
+            truth = acquired(anatomy._paint(labels, contrast, generator), generator, thick)
             return Slab(truth, tissue, shown, shown)
         source, wanted = self._contrasts(generator)
         target = config.targets[wanted]
         images = self._two_contrasts(labels, source, target, generator)
-        seen, truth = (acquired([image], generator, thick=0.0)[0] for image in images)
+        seen = acquired(images[0], generator, thick=0.3)
+        # Shading of the output could not be predicted, and nobody wants it.
+        truth = acquired(images[1], generator, thick=0.0, shading=0.0)
         return Slab(truth, tissue, shown, shown, seen, wanted)
 
     def _contrasts(self, generator: Generator) -> tuple[str, int]:
@@ -294,17 +297,15 @@ class RestorationSource:
         lesions = [] if healthy else anatomy._lesions(labels, tissue, generator)
         spill = chance(generator, 0.3)
         amount = uniform(generator, anatomy.config.faintest_lesion, 0.9)
+        # Vessels, and core, rim and texture of a lesion, are the same in both.
+        seeds = torch.randint(2**31, (2,), generator=generator).tolist()
         images = []
-        state: Tensor | None = None
         for contrast in (source, target):
-            image = anatomy._paint(labels, contrast, generator)
+            vessels, painter = (torch.Generator().manual_seed(seed) for seed in seeds)
+            image = anatomy._paint(labels, contrast, generator, vessels)
             sign = LESION_SIGN.get(contrast, 1.0 if chance(generator, 0.5) else -1.0)
-            # Core, rim and texture of a lesion are the same in both.
-            if state is None:
-                state = generator.get_state()
-            own = torch.Generator()
-            own.set_state(state)
-            image, _ = paint_lesions(image, lesions, None if spill else tissue, sign * amount, own)
+            bounds = None if spill else tissue
+            image, _ = paint_lesions(image, lesions, bounds, sign * amount, painter)
             images.append(image)
         return images
 
@@ -468,22 +469,26 @@ def along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
     return torch.movedim(torch.tensordot(matrix, image, dims=([1], [axis])), 0, axis)
 
 
-def acquired(images: Sequence[Tensor], generator: Generator, thick: float) -> list[Tensor]:
-    """Bias field, limited resolution and contrast curve of one scan, without noise.
+def acquired(image: Tensor, generator: Generator, thick: float, shading: float = 0.2) -> Tensor:
+    """Bias field, limited resolution and contrast curve of a scan, without noise.
 
     Args:
-        images: Painted intensities ``(D, H, W)`` that share one acquisition.
+        image: Painted intensities ``(D, H, W)``.
         generator: Source of randomness.
         thick: How often one axis is blurred as by thick slices.
+        shading: Largest standard deviation of the logarithm of the bias field.
     """
-    shape = tuple(images[0].shape)
     sharp = uniform(generator, 0.4, 0.85)
     sigmas = [sharp * uniform(generator, 0.7, 1.3) for _ in range(3)]
     if chance(generator, thick):
         sigmas[_pick(3, generator)] += uniform(generator, 0.5, 1.5)
-    field = torch.exp(uniform(generator, 0, 0.2) * smooth_noise(shape, 45, generator))
+    blurred = gaussian_blur(image, sigmas)
+    if shading:
+        blurred = (
+            bias_field(tuple(image.shape), uniform(generator, 0, shading), generator) * blurred
+        )
     gamma = math.exp(0.15 * float(torch.randn((), generator=generator)))
-    return [(gaussian_blur(image, sigmas) * field).clamp(min=1e-4) ** gamma for image in images]
+    return blurred.clamp(min=1e-4) ** gamma
 
 
 def value_range(image: Tensor, tissue: Tensor) -> tuple[float, float]:
@@ -517,7 +522,8 @@ def _anatomy(config: RestorationConfig, given: dict[str, Any]) -> AnatomySource:
     if kind not in ANATOMY:
         raise InputError(f"data.anatomy.kind must be one of {', '.join(ANATOMY)}, got {kind!r}")
     shared = {key: getattr(config, key) for key in (*SHARED, "spacing_mm")}
-    usual = {"with_skull": 0.5, "healthy_fraction": 0.4}
+    outside = "prior" if config.task == "translate" else "random"
+    usual = {"with_skull": 0.5, "healthy_fraction": 0.4, "outside": outside}
     cls: Any = ANATOMY[kind]
     source: AnatomySource = cls(_checked(cls.Config, usual | values, shared, "data.anatomy"))
     return source
