@@ -16,6 +16,8 @@ from medgen.report.frame import Frame
 
 # Browsers on tablets refuse pictures above 16.7 million pixels, and a file should mail well.
 MAX_VOXELS = 8_000_000
+# The embedded grey values reach this many window widths beyond the window, on either side.
+WINDOW_REACH = 0.75
 
 
 def reduction(frame: Frame) -> tuple[int, int, int]:
@@ -27,6 +29,38 @@ def reduction(frame: Frame) -> tuple[int, int, int]:
         cost = np.where(np.array(shape) > np.array(factors), spacing * factors, np.inf)
         factors[int(np.argmin(cost))] += 1
     return factors[0], factors[1], factors[2]
+
+
+def grid_data(frame: Frame, factors: tuple[int, int, int]) -> dict[str, Any]:
+    """What a viewer must know of the reduced grid, ready for JSON."""
+    shape = [math.ceil(n / f) for n, f in zip(frame.shape, factors, strict=True)]
+    # Reduced voxel i covers factor voxels, so its centre lies half a block further.
+    scale = np.diag([*factors, 1.0])
+    scale[:3, 3] = (np.array(factors) - 1) / 2
+    return {
+        "shape": shape,
+        "columns": mosaic_columns(shape[2]),
+        "factors": list(factors),
+        "spacing": [mm * f for mm, f in zip(frame.spacing_mm, factors, strict=True)],
+        "affine": (frame.geometry.affine @ scale).round(4).tolist(),
+        "anatomical": frame.anatomical,
+        "planes": [vars(plane) for plane in frame.planes],
+        "sourceStart": list(frame.source_start),
+        "sourceStep": [-1 if flipped else 1 for flipped in frame.source_flipped],
+    }
+
+
+def reduced(voxel: Any, factors: tuple[int, ...]) -> list[int]:
+    """Where a voxel of the frame lies on the reduced grid."""
+    return [int(v) // f for v, f in zip(voxel, factors, strict=True)]
+
+
+def embedded_range(values: NDArray[Any], window: tuple[float, float]) -> tuple[float, float]:
+    """Values that become 0 and 255: the window, with room to widen it."""
+    low, high = window
+    reach = WINDOW_REACH * (high - low)
+    least, most = float(np.nanmin(values)), float(np.nanmax(values))
+    return max(low - reach, min(least, low)), min(high + reach, max(most, high))
 
 
 def _blocks(array: NDArray[Any], factors: tuple[int, ...]) -> NDArray[Any]:

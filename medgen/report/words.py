@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from datetime import datetime
 from importlib import metadata
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Protocol
 
+from medgen.report.frame import Frame
 from medgen.report.scene import DetectionLike, FindingLike, Scene
+from medgen.volume import Geometry, Volume
 
 DISCLAIMER = "Not a medical device. Research use only."
 RADIOLOGICAL = "Radiological convention: the patient's left is on the right of the picture."
 
 
-def scan_name(detection: DetectionLike) -> str:
+class ResultLike(Protocol):
+    """What was computed, from what, with what: a detection or a restoration."""
+
+    volume: Volume
+    model: Any
+    model_sha256: str
+    device: str
+
+
+def scan_name(result: ResultLike) -> str:
     """A name for the heading: the file's own name, never its folders.
 
     DICOM files and folders are often named after the patient, so they are only counted.
     """
-    provenance = detection.volume.provenance
+    provenance = result.volume.provenance
     if provenance.format == "dicom":
         return f"DICOM {provenance.modality or ''} series".replace("  ", " ")
     if not provenance.sources:
@@ -101,9 +113,9 @@ def findings_sentence(count: int) -> str:
     return f"{count} finding{'s' if count > 1 else ''} above the threshold"
 
 
-def convention(scene: Scene) -> str:
+def convention(frame: Frame) -> str:
     """How left and right are shown."""
-    if not scene.anatomical:
+    if not frame.anatomical:
         return "Shown as stored; a picture file does not say where the patient's left is."
     return RADIOLOGICAL
 
@@ -119,14 +131,30 @@ def versions() -> dict[str, str]:
     return found
 
 
-def grid(detection: DetectionLike, scene: Scene) -> str:
-    """Size of the scan; pixel sizes only where the file knows them."""
-    geometry = detection.volume.geometry
+def grid(geometry: Geometry, anatomical: bool) -> str:
+    """Size of an image; pixel sizes only where the file knows them."""
     unit = "voxels" if geometry.spatial_dims == 3 else "pixels"
     text = " × ".join(map(str, geometry.shape)) + f" {unit}"
-    if not scene.anatomical:
+    if not anatomical:
         return text
     return f"{text} of {' × '.join(f'{mm:.3g}' for mm in geometry.spacing_mm)} mm"
+
+
+def provenance(result: ResultLike, grids: dict[str, str]) -> dict[str, str]:
+    """What was computed, from what, with what; without what is not known."""
+    model = result.model
+    facts = {
+        "Scan": scan_name(result),
+        **grids,
+        "Model": f"{model.name} {model.version} ({model.method})",
+        "Model hash": f"sha256 {result.model_sha256}" if result.model_sha256 else "",
+        "Training data": "; ".join(map(training_set, model.training_data)) or "none",
+        "Intended use": model.intended_use,
+        "Device": result.device,
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "Report written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    }
+    return {name: text for name, text in facts.items() if text}
 
 
 def methods_paragraph(detection: DetectionLike, scene: Scene) -> str:
@@ -136,8 +164,8 @@ def methods_paragraph(detection: DetectionLike, scene: Scene) -> str:
         f"Anomalies were detected with medgen {versions().get('medgen', '')}".rstrip()
         + f" and its model {model.name} (version {model.version}, method {model.method}, "
         f"sha256 {detection.model_sha256[:12]})",
-        _training_sentence(model.training_data),
-        f"The scan had {grid(detection, scene)}",
+        training_sentence(model.training_data),
+        f"The scan had {grid(detection.volume.geometry, scene.anatomical)}",
         *(note.rstrip(".").strip() for note in detection.notes),
         f"Voxels with an anomaly score above {score(detection.threshold)}"
         + (f" ({detection.threshold_meaning.rstrip('.')})" if detection.threshold_meaning else "")
@@ -154,7 +182,8 @@ def _p_value_clause(p_value: float | None) -> str:
     return f" (conformal p-value against held-out healthy reference scans {number(p_value)})"
 
 
-def _training_sentence(training_data: Sequence[Any]) -> str:
+def training_sentence(training_data: Sequence[Any]) -> str:
+    """What the model learned from, or nothing if it did not learn."""
     names = [training_set(entry) for entry in training_data]
     return f"The model was trained on {' and '.join(names)}" if names else ""
 

@@ -15,6 +15,7 @@ class Slices {
       const grey = name === "map" || name === "mask";
       slices.layers[name] = await slices.unpack(uri, grey ? 1 : slices.channels);
     }
+    for (const name of ["map", "mask"]) slices.layers[name] ??= new Uint8Array(slices.count);
     return slices;
   }
 
@@ -53,9 +54,14 @@ class Slices {
     return { highest, touched };
   }
 
+  // Where a voxel lies in a layer.
+  at(cursor) {
+    return cursor.reduce((sum, index, axis) => sum + index * this.strides[axis], 0);
+  }
+
   // What is under the cursor: the scan's value (undefined in colour) and the anomaly score.
   valuesAt(cursor) {
-    const v = cursor.reduce((sum, index, axis) => sum + index * this.strides[axis], 0);
+    const v = this.at(cursor);
     const byte = this.channels === 1 ? this.layers.scan[v] : undefined;
     return {
       scan: this.lowest + (byte / 255) * (this.highest - this.lowest),
