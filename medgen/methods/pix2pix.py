@@ -40,7 +40,7 @@ from medgen.methods._restoring import Restored, require_slices, restored
 from medgen.methods._sizes import require_multiples
 from medgen.networks.folding import fold, unfold
 from medgen.networks.layers import frozen
-from medgen.networks.translation import LAYOUT, PatchGAN, ResNetTranslator, UNetTranslator
+from medgen.networks.translation import PatchGAN, ResNetTranslator, UNetTranslator
 
 
 class Pix2PixConfig(Config):
@@ -178,7 +178,9 @@ class _FoldedUNet(nn.Module):
         self, dims: int, inputs: int, outputs: int, features: tuple[int, ...], folding: int
     ) -> None:
         super().__init__()
-        self.folding, self.layout = folding, LAYOUT[dims]
+        self.folding = folding
+        # On CPUs 2-D convolutions with batch norm run about 1.5 times faster in this layout.
+        self.layout = torch.channels_last if dims == 2 else torch.channels_last_3d
         folded = folding**dims
         self.network = BasicUNet(
             spatial_dims=dims,

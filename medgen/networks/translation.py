@@ -19,8 +19,8 @@ from medgen.networks.generators import start_small, widths
 from medgen.networks.layers import CONV, CONV_TRANSPOSE, conv
 
 INSTANCE_NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-# On CPUs convolutions run faster in these layouts.
-LAYOUT: dict[int, Any] = {2: torch.channels_last, 3: torch.channels_last_3d}
+# Kernel of a ResNet's first and last layer.
+WIDE = 7
 
 
 class ResNetTranslator(nn.Module):
@@ -37,7 +37,6 @@ class ResNetTranslator(nn.Module):
         blocks: Residual blocks (6 for images of 128, 9 for 256 in the paper).
         folding: Voxels per axis folded into channels before the first layer and unfolded after
             the last.
-        wide: Kernel of the first and the last layer (7 in the paper).
     """
 
     def __init__(
@@ -49,13 +48,11 @@ class ResNetTranslator(nn.Module):
         width: int,
         blocks: int,
         folding: int = 1,
-        wide: int = 7,
     ) -> None:
         super().__init__()
-        self.folding, self.layout = folding, LAYOUT[dims]
-        self.divisor = 4 * folding
+        self.folding, self.divisor = folding, 4 * folding
         folded = folding**dims
-        down = [_step(dims, inputs * folded, width, wide)]
+        down = [_step(dims, inputs * folded, width, WIDE)]
         down += [_step(dims, width << level, width << level + 1, 3, 2) for level in (0, 1)]
         self.down = nn.Sequential(*down)
         self.blocks = nn.ModuleList(_Residual(dims, 4 * width) for _ in range(blocks))
@@ -64,10 +61,9 @@ class ResNetTranslator(nn.Module):
             given, made = width << level + 1, width << level
             double = CONV_TRANSPOSE[dims](given, made, 3, 2, 1, 1, bias=False)
             up += [double, INSTANCE_NORM[dims](made), nn.ReLU()]
-        up.append(_mirrored(dims, width, outputs * folded, wide, bias=True))
+        up.append(_mirrored(dims, width, outputs * folded, WIDE, bias=True))
         self.up = nn.Sequential(*up)
         start_small(self)
-        self.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, inputs, *spatial)`` to ``(B, outputs, *spatial)``, without bounds."""
@@ -75,7 +71,7 @@ class ResNetTranslator(nn.Module):
 
     def encode(self, image: Tensor, stages: int | None = None) -> list[Tensor]:
         """The folded image, and features behind the first (else all) halvings and blocks."""
-        value = fold(image, self.folding).contiguous(memory_format=self.layout)
+        value = fold(image, self.folding)
         found = [value]
         for stage in (*self.down, *self.blocks)[:stages]:
             value = stage(value)
@@ -105,7 +101,7 @@ class UNetTranslator(nn.Module):
         self, dims: int, inputs: int, outputs: int, *, features: Sequence[int], dropout: float
     ) -> None:
         super().__init__()
-        self.divisor, self.layout = 2 ** len(features), LAYOUT[dims]
+        self.divisor = 2 ** len(features)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for number, (a, b) in enumerate(pairwise((inputs, *features))):
             # At the bottom there may be one voxel, which has no deviation.
@@ -125,15 +121,13 @@ class UNetTranslator(nn.Module):
                 layers.append(nn.Dropout(dropout))
             self.up.append(nn.Sequential(*layers))
         start_small(self)
-        self.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, inputs, *spatial)`` to ``(B, outputs, *spatial)``, without bounds."""
-        value = image.contiguous(memory_format=self.layout)
         found: list[Tensor] = []
         for layer in self.down:
-            value = layer(value)
-            found.append(value)
+            image = layer(image)
+            found.append(image)
         value = self.up[0](found.pop())
         for layer in self.up[1:]:
             value = layer(torch.cat([value, found.pop()], dim=1))
@@ -166,7 +160,6 @@ class PatchGAN(nn.Module):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        self.layout = LAYOUT[dims]
         outputs = widths(width, layers)
         self.layers = nn.ModuleList()
         for number, (a, b) in enumerate(pairwise((inputs, *outputs))):
@@ -178,16 +171,14 @@ class PatchGAN(nn.Module):
         self.judge = conv(dims, outputs[-1], 1, 4, bias=offset)
         self.classify = nn.Linear(outputs[-1], classes) if classes else None
         start_small(self)
-        self.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """One raw output for every patch ``(B, 1, *patches)``, and every layer's features."""
-        value = image.contiguous(memory_format=self.layout)
         found = []
         for layer in self.layers:
-            value = layer(value)
-            found.append(value)
-        return self.judge(value).float(), found
+            image = layer(image)
+            found.append(image)
+        return self.judge(image).float(), found
 
 
 class _Residual(nn.Module):
