@@ -1,8 +1,9 @@
 """Super-resolve: the scan in smaller voxels, with detail that a network expects there.
 
 The scan is interpolated to the finer grid by cubic splines, and the network predicts what that
-missed. What is measured stays: the result is projected onto the images that, seen through the
-stated point-spread function, give the scan back (:mod:`medgen.corruption.resolution`).
+missed. What is measured stays: the result is corrected so that, seen through the stated
+point-spread function, it gives the scan back as exactly as the scan's noise allows
+(:mod:`medgen.corruption.resolution`).
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.classical import enlarge
+from medgen.classical import enlarge, noise_sigma
 from medgen.errors import InputError
 from medgen.manifest import Restored
 from medgen.preparation import checked_voxels
 from medgen.run_record import timed
 from medgen.tasks.finer_grid import ALIKE, FinerGrid, check_wish, finer_grid
-from medgen.tasks.own_voxels import scale_of, turn_of
+from medgen.tasks.own_voxels import Turn, scale_of, turn_of
 from medgen.tasks.restoration import DEFAULT_MODELS, Restoration
 from medgen.tasks.restoration_scan import (
     Model,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 VERB: Restored = "super-resolve"
 KIND = "superresolved"
+Consistency = Literal["noise", "exact", "none"]
 INCONSISTENCY = ("inconsistency_max", "inconsistency_mean")
 # Bytes per voxel of the finer grid besides what the network needs: the interpolated scan, what is
 # being added to it, and the intermediate results of working axis by axis.
@@ -55,7 +57,7 @@ def super_resolve(
     scale: float | None = None,
     spacing_mm: float | None = None,
     isotropic: bool = False,
-    consistency: bool = True,
+    consistency: Consistency = "noise",
     method: Predicts | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -76,8 +78,9 @@ def super_resolve(
         scale: How many times finer along each axis.
         spacing_mm: Voxel size along each axis; axes that are finer already stay as they are.
         isotropic: As fine along each axis as the finest, as for thick slices.
-        consistency: Correct a network's result so that coarsening it gives the scan back. This
-            also gives back the scan's noise. Interpolation is never corrected.
+        consistency: Correct a network's result so that coarsening it gives the scan back:
+            ``noise``, as far as the noise that is found in the scan allows; ``exact``, which also
+            copies and sharpens the noise; ``none``. Interpolation is never corrected.
         method: The package's network, if it is loaded: many scans then share it.
         device: ``auto`` (the first CUDA device, else the CPU), ``cpu``, ``cuda[:N]`` or ``mps``.
         seed: Seeds torch; prediction draws no random numbers, so results do not depend on it.
@@ -91,13 +94,16 @@ def super_resolve(
 
     Returns:
         The finer scan, float32. Its measures tell how far coarsening it is from the scan:
-        ``inconsistency_max`` and ``inconsistency_mean`` in the scan's values, and the same
-        ``_before`` the correction.
+        ``inconsistency_max`` and ``inconsistency_mean`` in the scan's values, the same
+        ``_before`` the correction, and the standard deviation of the ``noise`` to compare with.
 
     Raises:
         InputError: The scan, the model, the device or the grid cannot be used; says why and what
             to do.
     """
+    if consistency not in get_args(Consistency):
+        msg = f"consistency must be {', '.join(get_args(Consistency))}; got {consistency!r}"
+        raise InputError(msg)
     check_wish(scale=scale, spacing_mm=spacing_mm, isotropic=isotropic)
     opened = open_scan(
         VERB, source, model, method=method, device=device, seed=seed,
@@ -183,13 +189,13 @@ def _refined(
     notes: tuple[str, ...],
     fine_gb: float,
     *,
-    consistency: bool,
+    consistency: Consistency,
     progress: Progress | None,
 ) -> Restoration:
     """What the network makes of the interpolated scan, agreeing with the scan if wanted."""
     import torch
 
-    from medgen.corruption.resolution import correct, downsample
+    from medgen.corruption.resolution import correct, downsample, noise_damping
 
     assert opened.package is not None
     turn = turn_of(grid.fine)
@@ -207,24 +213,34 @@ def _refined(
         output = to_values(predicted.output[0], limits, opened.restores)
         if inside is not None:
             np.copyto(output, turn.there(before), where=~inside[0].numpy())
+        noise = noise_sigma(opened.volume.voxels[0], scale.foreground)
         # Everything is still turned; the degradation is the same from both ends of an axis.
         samplings = [grid.samplings()[axis] for axis in turn.order]
-        scan = np.array(turn.there(opened.volume.voxels[0]), dtype=np.float32, order="C")
-        result, measured = torch.from_numpy(output), torch.from_numpy(scan)
+        measured = torch.from_numpy(_contiguous(opened.volume.voxels[0], turn))
+        result = torch.from_numpy(output)
         residual = measured - downsample(result, samplings)
-        measures = _measures(residual, grid)
-        if consistency:
-            correct(result, residual, samplings)
-            measures = {
-                **_measures(measured - downsample(result, samplings), grid),
-                **{f"{name}_before": measures[name] for name in INCONSISTENCY},
-            }
+        measures = {**_measures(residual, grid), "noise": noise}
+        if consistency != "none":
+            damping = 0.0
+            if consistency == "noise":
+                shown = residual
+                if scale.foreground is not None:
+                    shown = residual[torch.from_numpy(_contiguous(scale.foreground, turn)) > 0]
+                damping = noise_damping(shown, samplings, noise)
+            correct(result, residual, samplings, damping)
+            after = _measures(measured - downsample(result, samplings), grid)
+            measures |= {f"{name}_before": measures[name] for name in INCONSISTENCY} | after
     half = to_half_width(predicted.spread[0], limits, opened.restores)
     return restoration_of(
         opened, KIND, turn.back(output), geometry=grid.fine, before=before,
         uncertainty=turn.back(half), measures=measures, notes=(*notes, scale.note),
         predicted=predicted,
     )  # fmt: skip
+
+
+def _contiguous(values: NDArray[Any], turn: Turn) -> NDArray[np.float32]:
+    """Values of the scan turned as the network sees them; a copy."""
+    return np.array(turn.there(values), dtype=np.float32, order="C")
 
 
 def _measures(residual: Tensor, grid: FinerGrid) -> dict[str, float | str]:

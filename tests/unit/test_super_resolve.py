@@ -126,6 +126,8 @@ def test_nonsense_is_refused(wish: dict[str, Any], why: str, package: ModelPacka
 
 
 def test_nonsense_is_refused_before_the_scan_is_read(package: ModelPackage) -> None:
+    with pytest.raises(InputError, match="consistency must be"):
+        super_resolve("no_such_file.nii.gz", package, scale=2, consistency="yes")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="above 1"):
         super_resolve("no_such_file.nii.gz", package, scale=-1)
 
@@ -158,7 +160,7 @@ def test_not_a_number_is_refused(package: ModelPackage) -> None:
 def test_it_agrees_with_the_scan(package: ModelPackage, wish: dict[str, Any]) -> None:
     """Coarsened as stated the result is the scan, and the measures say the truth."""
     scan = phantom().image
-    result = super_resolve(scan, package, **wish)
+    result = super_resolve(scan, package, consistency="exact", **wish)
     grid = finer_grid(scan.geometry, **wish)
     assert result.geometry.same_grid_as(grid.fine)
     assert result.output.shape == grid.fine.shape == result.before.shape
@@ -167,7 +169,7 @@ def test_it_agrees_with_the_scan(package: ModelPackage, wish: dict[str, Any]) ->
     tolerance = 1e-5 * np.ptp(scan.voxels)
     assert error.max() < tolerance
     assert float(result.measures["inconsistency_max"]) < tolerance
-    loose = super_resolve(scan, package, consistency=False, **wish)
+    loose = super_resolve(scan, package, consistency="none", **wish)
     for name in INCONSISTENCY:
         assert result.measures[f"{name}_before"] == loose.measures[name]
         assert float(loose.measures[name]) > 100 * float(result.measures[name])
@@ -175,6 +177,30 @@ def test_it_agrees_with_the_scan(package: ModelPackage, wish: dict[str, Any]) ->
     assert result.level == 0.9
     assert result.uncertainty is not None
     assert result.uncertainty.shape == result.output.shape
+
+
+def test_a_noisy_scan_is_not_copied_with_its_noise(package: ModelPackage) -> None:
+    """Within the noise where it can be, and nearer to the truth than without a correction."""
+    truth = super_resolve(phantom().image, "cubic", scale=2).output
+    grid = finer_grid(phantom().image.geometry, scale=2)
+    measured = downsample(torch.from_numpy(np.array(truth)), grid.samplings()).numpy()
+
+    def errors(sigma: float) -> dict[str, float]:
+        noise = np.random.default_rng(0).normal(0, sigma, measured.shape)
+        scan = Volume((measured + noise + 1000).astype(np.float32)[None], grid.coarse)
+        made = {
+            how: super_resolve(
+                scan, package, scale=2, consistency=how, method=Unchanged(),  # type: ignore[arg-type]
+            )
+            for how in ("none", "noise", "exact")
+        }  # fmt: skip
+        rms = float(made["noise"].measures["inconsistency_mean"])
+        assert rms < float(made["noise"].measures["noise"])
+        return {how: float(np.square(r.output - 1000 - truth).mean()) for how, r in made.items()}
+
+    quiet, loud = errors(1.0), errors(120.0)
+    assert quiet["noise"] < quiet["none"]
+    assert loud["noise"] < 1.001 * loud["none"] < loud["exact"]
 
 
 @pytest.mark.parametrize("codes", ["LPS", "SAR", "PIR", "ASL"])
@@ -204,7 +230,7 @@ def test_a_network_that_adds_nothing_gives_the_interpolation(
     affine = np.diag([-2.0, 2, 3, 1])
     scan = Volume.from_array(generator.normal(300, 90, shape).astype(np.int16), affine)
     result = super_resolve(
-        scan, package, scale=2, consistency=False,
+        scan, package, scale=2, consistency="none",
         method=Unchanged(),  # type: ignore[arg-type]
     )  # fmt: skip
     cubic = enlarge(scan.voxels[0], result.geometry.shape)
