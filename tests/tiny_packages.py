@@ -176,6 +176,7 @@ def save_restorer(
     method: Any = None,
     restoration: dict[str, Any] | None = None,
     dims: int = 2,
+    config: dict[str, Any] | None = None,
     **changes: Any,
 ) -> ModelPackage:
     """A tiny untrained restoration model, slice by slice or in 3-D, with a calibrated uncertainty.
@@ -186,6 +187,7 @@ def save_restorer(
         method: A network to save instead.
         restoration: Keys of the manifest's block to change.
         dims: 2 or 3.
+        config: Settings of the network to change.
         **changes: Of the manifest.
     """
     import numpy as np
@@ -196,7 +198,7 @@ def save_restorer(
     name, settings, block, channels = RESTORERS[task]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network: Any = method or build(name, {"spatial_dims": dims, **settings})
+        network: Any = method or build(name, {"spatial_dims": dims, **settings, **(config or {})})
         network.eval()
     image = np.random.default_rng(0).uniform(0, 1, (channels, *(16,) * dims)).astype(np.float16)
     if task == "inpaint":

@@ -111,7 +111,11 @@ def _details(image: Image, verbose: bool) -> Table:
         table.add_row("[yellow]note[/]", escape(plain(problem)))
     for model in image["models"]:
         why = escape(plain(_without_path(image, model["why"])))
-        verdict = "[green]takes it[/]" if model["takes"] else f"[red]no:[/] {why}"
+        verdict = (
+            f"[green]takes it[/] [dim]({model['task']})[/]"
+            if model["takes"]
+            else f"[red]no:[/] {why}"
+        )
         table.add_row(f"model [b]{escape(model['name'])}[/]", verdict)
     return table
 

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from medgen import io
 from medgen.errors import InputError, PackageError
 from medgen.io.walk import walk
-from medgen.manifest import Manifest
+from medgen.manifest import RESTORATION_TASKS, Manifest
 from medgen.package import list_packages
+from medgen.tasks.contrasts import check_contrast, contrast_of
 from medgen.tasks.limits import check_facts, default_memory_gb
 
 if TYPE_CHECKING:
     from medgen.io.dicom_index import Archive
 
+# Tasks whose models take scans.
+SCAN_TASKS = ("detect-anomalies", *RESTORATION_TASKS)
 # Files that a folder of images without DICOM may hold; DICOM is known by its content instead.
 IMAGE_NAMES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -38,9 +41,9 @@ def check_source(
         - ``kind``: ``file``, ``folder`` or ``bids``.
         - ``images``: per image or DICOM series the dictionary of :func:`medgen.io.describe`, with
           ``group``: what it belongs to (``study 1``, or a folder below ``source``); ``models``:
-          for each model its ``name``, whether it ``takes`` the image, and ``why`` not. DICOM in an
-          archive also has ``parts``: how many images its series holds (``--series 4/2`` chooses
-          the second part of series 4).
+          for each model its ``name``, its ``task``, whether it ``takes`` the image, and ``why``
+          not. DICOM in an archive also has ``parts``: how many images its series holds
+          (``--series 4/2`` chooses the second part of series 4).
         - ``set_aside``: DICOM objects that are no images to work on: ``reason``, number of
           ``objects``, ``modality``, ``series_number``, ``series_description``, ``series_uid``,
           ``study_uid`` and ``group``.
@@ -174,7 +177,7 @@ def _judge(images: Iterable[dict[str, Any]]) -> None:
     models = [
         entry
         for _, _, entry in list_packages()
-        if not isinstance(entry, PackageError) and entry.task == "detect-anomalies"
+        if not isinstance(entry, PackageError) and entry.task in SCAN_TASKS
     ]
     limit = default_memory_gb()
     for facts in images:
@@ -186,10 +189,12 @@ def _verdict(facts: Mapping[str, Any], model: Manifest, limit_gb: float) -> dict
         if facts["blocking"]:
             raise InputError(facts["blocking"]["error"], facts["blocking"]["hint"])
         check_facts(facts, model, limit_gb)
+        if model.task in RESTORATION_TASKS:
+            check_contrast(contrast_of(facts), facts["modality"], model)
         io.choose_frame(facts["path"], facts["frames"], None)
     except InputError as error:
-        return {"name": model.name, "takes": False, "why": error.message}
-    return {"name": model.name, "takes": True, "why": ""}
+        return {"name": model.name, "task": model.task, "takes": False, "why": error.message}
+    return {"name": model.name, "task": model.task, "takes": True, "why": ""}
 
 
 def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
