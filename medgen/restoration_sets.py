@@ -6,7 +6,7 @@ patches (:mod:`medgen.real_scans`), and :mod:`medgen.corruption` does the damage
 - ``inpaint``: a hole is cut; the truth is the image as it was, its noise included.
 - ``super_resolve``: the truth is seen by larger voxels through a Gaussian point-spread function or
   slice profile, gets noise, and is interpolated back by a cubic B-spline.
-- ``denoise``: the truth gets noise.
+- ``denoise``: the truth gets noise and, if asked for, motion or shading.
 - ``translate``: the same anatomy and lesions are painted in two contrasts; the input has noise, the
   truth has none. Drawn anatomy only: it is what makes perfectly aligned pairs.
 
@@ -33,6 +33,7 @@ from torch import Generator, Tensor
 from medgen.anatomy import (
     LESION_SIGN,
     PERCENTILES,
+    PLANES,
     AnatomySource,
     LabelMapSource,
     PhantomSource,
@@ -42,7 +43,7 @@ from medgen.anatomy import (
 )
 from medgen.config import Config
 from medgen.corruption import chance, gaussian_blur, paint_lesions, uniform
-from medgen.corruption.artefacts import bias_field
+from medgen.corruption.artefacts import bias_field, motion
 from medgen.corruption.holes import KINDS, random_hole
 from medgen.corruption.noise import NOISE, random_noise
 from medgen.corruption.resolution import sampling_for
@@ -85,6 +86,14 @@ class RestorationConfig(Config):
         {},
         description="kinds of noise (gaussian, rician, poisson, grainy) and the range of their "
         "standard deviation, as part of the intensity range; left out: what the task needs",
+    )
+    motion: float = Field(
+        0.0, ge=0, le=1, description="denoise: how often the head moved while it was scanned"
+    )
+    shading: tuple[float, float] = Field(
+        (0.0, 0.0),
+        description="denoise: range of a bias field that is to be removed, as the standard "
+        "deviation of its logarithm; what the truth itself has stays",
     )
     factors: tuple[tuple[float, ...], ...] = Field(
         ((1, 2, 2), (1, 4, 4), (4, 1, 1), (2, 2, 2)),
@@ -135,6 +144,8 @@ class RestorationConfig(Config):
             not self.holes or any(a <= 0 for a, _ in self.holes.values())
         ):
             raise ValueError(f"holes must name kinds with sizes above 0, got {self.holes}")
+        if not 0 <= self.shading[0] <= self.shading[1]:
+            raise ValueError(f"shading must be a range from 0 on, got {self.shading}")
         if not 0 < self.psf[0] <= self.psf[1]:
             raise ValueError(f"psf must be a range above 0, got {self.psf}")
         if not self.sources or not self.targets:
@@ -257,7 +268,8 @@ class RestorationSource:
         shape = self._shape(config.slices_per_slab)
         plane, offset = choose(anatomy.config.planes, generator), 1.9
         if config.spatial_dims == 3:
-            subject, plane, offset = _moved(subject, shape, generator), "sagittal", 0.0
+            plane, offset = "sagittal", 0.0
+        subject = _moved(subject, plane, config.size, generator)
         labels, distance = anatomy._cut(subject, plane, shape, offset, generator)
         with_skull = chance(generator, anatomy.config.with_skull)
         tissue = anatomy._strip(labels, distance, float(with_skull), generator)
@@ -328,6 +340,8 @@ class RestorationSource:
         low, high = value_range(clean, slab.tissue)
         image = clean / (high - low)
         truth = slab.truth / (high - low)
+        if config.task == "denoise":
+            image = self._artefacts(image, generator)
         if config.task == "super_resolve":
             image = self._coarse(image, generator)
         elif not (config.task == "inpaint" and slab.real):
@@ -404,6 +418,17 @@ class RestorationSource:
             if float((more & tissue).sum()) <= allowed:
                 hole = more
         return hole
+
+    def _artefacts(self, image: Tensor, generator: Generator) -> Tensor:
+        """The image as a moving head or an uneven coil leaves it, if that is asked for."""
+        config = self.config
+        if config.shading[1]:
+            strength = uniform(generator, *config.shading)
+            image = image * bias_field(tuple(image.shape), strength, generator)
+        if config.motion and chance(generator, config.motion):
+            moves = 1 + _pick(3, generator)
+            image = motion(image, moves, rotation=2.0, shift=1.5, generator=generator)
+        return image
 
     def _coarse(self, image: Tensor, generator: Generator) -> Tensor:
         """Seen by large voxels, with noise, and interpolated back by a cubic B-spline."""
@@ -503,10 +528,17 @@ def value_range(image: Tensor, tissue: Tensor) -> tuple[float, float]:
     return low, max(high, low + 1e-3)
 
 
-def _moved(subject: Subject, size: Sequence[int], generator: Generator) -> Subject:
-    """The subject as if its middle were elsewhere, so that small volumes see all of the brain."""
+def _moved(subject: Subject, plane: str, size: Sequence[int], generator: Generator) -> Subject:
+    """The subject as if its middle were elsewhere, so that small images see all of the brain.
+
+    ``size`` is that of a volume, or of a slice in the ``plane``, which lies anywhere along its
+    normal already.
+    """
+    sizes = torch.full((3,), math.inf)
+    for axis, wanted in zip(PLANES[plane][-len(size) :], size, strict=True):
+        sizes[axis] = wanted
     # An even ball of radius R has the standard deviation R / sqrt(5) along each axis.
-    room = (2.2 * subject.reach - torch.tensor(size) / 2).clamp(min=0)
+    room = (2.2 * subject.reach - sizes / 2).clamp(min=0)
     shift = room * (2 * torch.rand(3, generator=generator) - 1)
     return subject._replace(centre=subject.centre + shift)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -16,6 +17,8 @@ from medgen.corruption.lesions import gaussian_blur, uniform
 
 # Voxels over which the grain of resampled or zero-filled scans extends: standard deviation.
 GRAIN = 0.6
+# Attenuation of water at about 70 keV, the mean energy of a usual CT spectrum.
+WATER_PER_MM = 0.0193
 
 
 def gaussian(image: Tensor, sigma: float, generator: Generator) -> Tensor:
@@ -63,7 +66,44 @@ def grainy(image: Tensor, sigma: float, generator: Generator) -> Tensor:
     return image + noise * (sigma / noise.std(correction=0).clamp_min(1e-6))
 
 
-# Kinds by name. CT at a low dose needs a projection and is in `low_dose`.
+def low_dose(
+    image: Tensor, photons: float, spacing_mm: float, generator: Generator, angles: int = 180
+) -> Tensor:
+    """What few photons do to CT: noise and streaks, most along the densest paths.
+
+    A ray that crosses the attenuation p leaves a Poisson number of ``photons * exp(-p)``; its
+    logarithm is reconstructed by filtered back-projection (Whiting et al., "Properties of
+    preprocessed sinogram data in x-ray computed tomography", Med Phys 2006, without electronic
+    noise). Both steps are linear, so only the error of the logarithms is reconstructed and added:
+    the image does not lose resolution. Parallel rays of one energy; slow (about 0.1 s for a slice
+    of 128 voxels), hence for evaluation, not for drawing batches.
+
+    Args:
+        image: Hounsfield units ``(D, H, W)``, slices of square pixels.
+        photons: Per ray before the patient; 1e6 is a usual dose, 1e4 a very low one.
+        spacing_mm: Pixel size.
+        generator: Source of randomness.
+        angles: Projections over 180 degrees.
+    """
+    from skimage.transform import iradon, radon
+
+    theta = np.linspace(0.0, 180.0, angles, endpoint=False)
+    side = max(image.shape[1:])
+    before = [(side - size) // 2 for size in image.shape[1:]]
+    result = image.clone()
+    for number, slice_ in enumerate(image):
+        square = np.zeros((side, side))
+        inside = tuple(slice(b, b + n) for b, n in zip(before, slice_.shape, strict=True))
+        square[inside] = WATER_PER_MM * (1 + slice_.clamp(min=-1000).double().numpy() / 1000)
+        paths = torch.from_numpy(radon(square, theta, circle=False) * spacing_mm)
+        counts = torch.poisson(photons * torch.exp(-paths), generator=generator).clamp(min=1)
+        error = -torch.log(counts / photons) - paths
+        noise = iradon(error.numpy(), theta, output_size=side, circle=False)[inside]
+        result[number] += torch.from_numpy(noise / spacing_mm / WATER_PER_MM * 1000).to(result)
+    return result
+
+
+# Kinds by name. `low_dose` is no part of them: it needs Hounsfield units.
 NOISE: dict[str, Callable[[Tensor, float, Generator], Tensor]] = {
     "gaussian": gaussian,
     "rician": rician,
