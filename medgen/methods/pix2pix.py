@@ -165,8 +165,9 @@ def _generator(config: Pix2PixConfig) -> tuple[nn.Module, int]:
         return network, network.divisor
     if config.generator == "resnet":
         translator = ResNetTranslator(
-            dims, inputs, outputs, width=config.width, blocks=config.blocks, folding=config.fold
-        )
+            dims, inputs, outputs, width=config.width, blocks=config.blocks, folding=config.fold,
+            planes=config.channels > 1,
+        )  # fmt: skip
         return translator, translator.divisor
     return _FoldedUNet(dims, inputs, outputs, config.features, config.fold), 16 * config.fold
 

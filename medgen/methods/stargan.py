@@ -88,10 +88,10 @@ class StarGAN(nn.Module):
             )
         self.generator = ResNetTranslator(
             config.spatial_dims, config.channels, self.out_channels,
-            width=config.width, blocks=config.blocks, folding=config.fold,
+            width=config.width, blocks=config.blocks, folding=config.fold, planes=True,
         )  # fmt: skip
         self.divisor = self.generator.divisor
-        # Norms would make an image's output depend on what the penalty must take as given.
+        # No norms, as in the paper: the penalty asks for the slope at each image alone.
         self.critic = PatchGAN(
             config.spatial_dims, self.out_channels, width=config.critic_width,
             layers=config.critic_layers, normal=False, offset=False, classes=config.domains,

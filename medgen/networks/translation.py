@@ -37,6 +37,8 @@ class ResNetTranslator(nn.Module):
         blocks: Residual blocks (6 for images of 128, 9 for 256 in the paper).
         folding: Voxels per axis folded into channels before the first layer and unfolded after
             the last.
+        planes: Some inputs may be constant, to say which result is wanted. The first layer then
+            has no norm: it would take out what is the same everywhere.
     """
 
     def __init__(
@@ -48,11 +50,16 @@ class ResNetTranslator(nn.Module):
         width: int,
         blocks: int,
         folding: int = 1,
+        planes: bool = False,
     ) -> None:
         super().__init__()
         self.folding, self.divisor = folding, 4 * folding
         folded = folding**dims
-        down = [_step(dims, inputs * folded, width, WIDE)]
+        first = _step(dims, inputs * folded, width, WIDE)
+        if planes:
+            layer = _mirrored(dims, inputs * folded, width, WIDE, bias=True)
+            first = nn.Sequential(layer, nn.ReLU())
+        down = [first]
         down += [_step(dims, width << level, width << level + 1, 3, 2) for level in (0, 1)]
         self.down = nn.Sequential(*down)
         self.blocks = nn.ModuleList(_Residual(dims, 4 * width) for _ in range(blocks))
