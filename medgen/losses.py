@@ -327,10 +327,19 @@ def gram(features: Tensor) -> Tensor:
     return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
 
 
-def style_distance(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Mean squared difference of the Gram matrices, averaged over layers (Gatys et al. 2016).
+def style_distance(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Squared distance of the Gram matrices, relative to their size, over a network's layers.
 
-    ``real`` is taken as it is: no gradient flows into it.
+    Gatys et al., "Image Style Transfer Using Convolutional Neural Networks" (2016), where layers
+    have weights; divided by the squared size of the real image's matrix they count alike.
+
+    Args:
+        made: Features of made images, one tensor ``(B, C, *spatial)`` for each layer.
+        real: Features of the images they should be; no gradient reaches them.
     """
-    terms = [(gram(a) - gram(b.detach())).square().mean() for a, b in zip(fake, real, strict=True)]
-    return torch.stack(terms).mean()
+    distances = []
+    for a, b in zip(made, real, strict=True):
+        wanted = gram(b.detach())
+        size = wanted.square().sum((1, 2)).clamp(min=1e-12)
+        distances.append(((gram(a) - wanted).square().sum((1, 2)) / size).mean())
+    return torch.stack(distances).mean()

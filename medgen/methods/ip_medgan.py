@@ -6,13 +6,14 @@ entropy of Goodfellow et al. (2014), and the generator minimises
 
 ``L = L_global + L_local + 100 |y - x| + a perceptual(y, x) + b style(y, x)``
 
-The perceptual loss is the distance of features, the style loss that of their Gram matrices (Gatys
-et al. 2016). The paper takes the style from a network trained on photographs, whose weights would
-have to be downloaded; here both come from the features of the global critic (as MedGAN's perceptual
-loss does: Armanious et al. 2020), so the weights ``a`` and ``b`` are not the paper's. Its generator
-is a cascade of U-Nets; here it is the one of ``inpaint_unet``, so that these two methods differ in
-their losses alone. The absolute difference is a mean over the hole. Holes may have any shape: the
-local critic sees a box around a random voxel of the hole.
+The absolute difference is a mean over the whole image. The perceptual loss is the distance of
+features, the style loss that of their Gram matrices (Gatys et al. 2016). The paper takes the style
+from a network trained on photographs, whose weights would have to be downloaded; here both come
+from the features of the two critics (as the perceptual loss of MedGAN does: Armanious et al. 2020)
+and are relative to their size, so the weights ``a`` and ``b`` are not the paper's. Its generator is
+a cascade of U-Nets; here it is the one of ``inpaint_unet``, so that these two methods differ in
+their losses alone. Holes may have any shape: the local critic sees a box around a random voxel of
+the hole.
 
 ``output`` has the image's unit, and outside the hole its values; ``spread`` is the predicted scale
 of a Laplace distribution of the error in the hole. With ``input_slices`` > 1 (2-D only)
@@ -35,7 +36,6 @@ from medgen.losses import (
     ADVERSARIAL,
     critic_parts,
     feature_distance,
-    mean_inside,
     style_distance,
 )
 from medgen.methods._inpainting import FillingUNet, apart
@@ -69,7 +69,7 @@ class IPMedGANConfig(Config):
     l1_weight: float = Field(100.0, gt=0, description="weight of the absolute difference")
     adversarial_weight: float = Field(1.0, gt=0, description="weight of each critic's verdict")
     perceptual_weight: float = Field(1.0, ge=0, description="weight of the features' distance")
-    style_weight: float = Field(1.0, ge=0, description="weight of the Gram matrices' distance")
+    style_weight: float = Field(10.0, ge=0, description="weight of the Gram matrices' distance")
     spread: bool = Field(True, description="predict the size of the error as well")
     learning_rate: float = Field(2e-4, gt=0, description="Adam learning rate of the generator")
     critic_rate: float = Field(2e-4, gt=0, description="Adam learning rate of the critics")
@@ -141,13 +141,15 @@ class IPMedGAN(nn.Module):
 
         with frozen(self.global_critic), frozen(self.local_critic):
             verdict, features = self.global_critic(made.output)
-            near_verdict, _ = self.local_critic(near_fake)
-            with torch.no_grad():
-                of_real, wanted = self.global_critic(target)
-        l1 = mean_inside((made.output - target).abs(), mask)
+            near_verdict, near_features = self.local_critic(near_fake)
+        with torch.no_grad():
+            of_real, wanted = self.global_critic(target)
+            _, near_wanted = self.local_critic(near_real)
+        l1 = (made.output - target).abs().mean()
         adversarial = generator_loss(verdict, of_real) + generator_loss(near_verdict, of_real)
-        perceptual, style = feature_distance(features, wanted), style_distance(wanted, features)
-        loss = config.l1_weight * (l1 + made.spread_loss(target, mask))
+        pair = [*features, *near_features], [*wanted, *near_wanted]
+        perceptual, style = feature_distance(*pair), style_distance(*pair)
+        loss = config.l1_weight * l1 + made.spread_loss(target, mask)
         loss = loss + config.adversarial_weight * adversarial
         loss = loss + config.perceptual_weight * perceptual + config.style_weight * style
         parts = {

@@ -9,9 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from medgen.errors import InputError
 from medgen.methods import build
+from medgen.methods.ip_medgan import box_corners, boxes
+from medgen.networks.gated import GatedConvolution
 from medgen.networks.hole_filling import pull_push
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -127,3 +130,86 @@ def test_a_spread_is_predicted_only_if_asked_for(name: str) -> None:
 def test_slices_must_be_odd_and_flat(name: str, dims: int, slices: int) -> None:
     with pytest.raises(InputError, match="odd"):
         make(name, spatial_dims=dims, input_slices=slices)
+
+
+@given(st.sampled_from([2, 3]), st.integers(4, 20), st.integers(0, 99))
+def test_boxes_hold_a_voxel_of_the_hole_and_stay_inside(dims: int, size: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    mask = (torch.rand(3, 1, *(16, 12, 14)[:dims]) < 0.02).float()
+    mask[0] = 0
+    mask[(0, 0, *(15, 11, 13)[:dims])] = 1  # the last corner
+    mask[(1, 0, *(0,) * dims)] = 1
+    corners = box_corners(mask, size)
+    near = boxes(mask, corners, size)
+    shape = tuple(min(size, edge) for edge in mask.shape[2:])
+    assert near.shape == (3, 1, *shape)
+    filled = mask.flatten(1).any(1)
+    assert near.flatten(1).any(1)[filled].all()
+
+
+def test_boxes_are_drawn_from_all_of_the_hole() -> None:
+    torch.manual_seed(0)
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 2:4, 2:4] = 1
+    mask[..., 28:30, 20:22] = 1
+    corners = torch.cat([box_corners(mask, 4) for _ in range(200)])
+    upper = (corners[:, 0] < 10).float().mean()
+    assert 0.35 < upper < 0.65
+
+
+def test_a_box_that_the_critic_cannot_halve_is_refused() -> None:
+    with pytest.raises(InputError, match="got 3"):
+        make("ip_medgan", local_size=3)
+
+
+def test_an_open_gate_is_an_elu_convolution() -> None:
+    """And a closed one lets nothing through."""
+    torch.manual_seed(0)
+    layer = GatedConvolution(2, 3, 4)
+    image = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        layer.both.weight[4:] = 0
+        layer.both.bias[4:] = 40
+        plain = F.conv2d(image, layer.both.weight[:4], layer.both.bias[:4], padding=1)
+        assert torch.allclose(layer(image), F.elu(plain), atol=1e-6)
+        layer.both.bias[4:] = -40
+        assert layer(image).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_gated_layers_keep_the_size_of_features(dims: int) -> None:
+    """Seventeen layers with torch's own initial weights leave less than a millionth."""
+    torch.manual_seed(0)
+    layers = [GatedConvolution(dims, 32, 32) for _ in range(8)]
+    image = torch.randn(1, 32, *(12,) * dims)
+    features = image
+    for layer in layers:
+        features = layer(features)
+    assert 0.1 < features.square().mean() / image.square().mean() < 3
+
+
+def test_the_refinement_sees_what_the_coarse_network_has_made() -> None:
+    batch, method = holed(slices=3), make("gated_conv", input_slices=3).eval()
+    seen: list[Tensor] = []
+    method.refine.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    coarse, _ = method(batch["image"])
+    images = seen[0].unflatten(1, (3, 2))[:, :, :1]
+    assert torch.equal(images[:, 1], coarse)
+    assert torch.equal(images[:, 0], batch["image"][:, :1])
+
+
+def test_the_context_encoder_carries_information_everywhere_but_not_further() -> None:
+    """Its only way from one end of the coarsest grid to the other is as wide as ``reach``."""
+
+    def changed(reach: int) -> bool:
+        method = make("context_encoder", reach=reach).double().eval()
+        image = torch.rand(1, 2, 16, 128, dtype=torch.float64)
+        image[:, 1:] = 0
+        image[:, 1:, :, 120:] = 1
+        other = image.clone()
+        other[:, :1, :, :8] += 1
+        ends = [method.network(each)[..., 124:] for each in (image, other)]
+        return not torch.allclose(*ends, atol=1e-12, rtol=0)
+
+    assert changed(15)
+    assert not changed(2)
