@@ -98,7 +98,7 @@ class Preparation(Config):
         from monai.data import MetaTensor
 
         voxels = checked_voxels(volume)
-        mask, notes = self._mask(volume, brain_mask)
+        mask, notes = self._mask(_without(volume, ignore), brain_mask)
         if ignore is not None:
             mask |= ignore
         grid = target_grid(volume.geometry, mask, self.spacing_mm, self.margin_mm)
@@ -338,6 +338,16 @@ def _resample_inside(
     np.divide(image, weight, out=image, where=inside)
     image[:, ~inside] = 0
     return image, inside
+
+
+def _without(volume: Volume, ignore: NDArray[np.bool_] | None) -> Volume:
+    """The scan with values to ignore replaced by its darkest, so that they make no foreground."""
+    if ignore is None or ignore.all():
+        return volume
+    voxels = volume.voxels.copy()
+    for channel in voxels:
+        channel[ignore] = channel.min(where=~ignore, initial=channel[~ignore][0])
+    return volume.with_voxels(voxels)
 
 
 def _beside(mask: NDArray[np.bool_], ignore: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -64,9 +64,9 @@ def translate(
 
     Returns:
         The translation on the scan's grid: in the model's fixed unit if it states one (such as
-        HU), else between the scan's own darkest and brightest tissue. Outside the foreground it
-        is the least value of that range. Models that learned without pairs are checked: the
-        measures say how much of the scan's structure the result shows.
+        HU), else between the scan's own darkest and brightest tissue. A constant background stays
+        as it is, or has the least value of the fixed unit. Models that learned without pairs are
+        checked: the measures say how much of the scan's structure the result shows.
 
     Raises:
         InputError: The scan, the model, the target or the device cannot be used; says why and
@@ -134,7 +134,8 @@ def _translated(
     with timed(opened.timings, "back to the scan's grid"):
         scaled, inside = prepared.ranges[0], prepared.source_mask
         output = to_values(prepared.to_source(predicted.output[:1])[0], scaled, restores)
-        output[~inside] = (restores.value_range or scaled)[0]
+        background = scan if restores.value_range is None else restores.value_range[0]
+        np.copyto(output, background, where=~inside, casting="unsafe")
         uncertainty = to_half_width(prepared.to_source(predicted.spread[:1])[0], scaled, restores)
         uncertainty[~inside] = 0
     measures: dict[str, float | str] = {}
