@@ -21,13 +21,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from pydantic import Field, ValidationError, model_validator
-from scipy import ndimage
 from torch import Generator, Tensor
 
 from medgen.anatomy import (
@@ -42,11 +39,11 @@ from medgen.anatomy import (
     choose,
 )
 from medgen.config import Config
-from medgen.corruption import chance, gaussian_blur, paint_lesions, uniform
-from medgen.corruption.artefacts import bias_field, motion
+from medgen.corruption import chance, paint_lesions, uniform
+from medgen.corruption.artefacts import acquired, bias_field, motion
+from medgen.corruption.coarse_patches import along, resampling_matrices
 from medgen.corruption.holes import KINDS, random_hole
 from medgen.corruption.noise import NOISE, random_noise
-from medgen.corruption.resolution import sampling_for
 from medgen.errors import InputError
 from medgen.real_scans import RealScans, RealScansConfig
 
@@ -446,74 +443,6 @@ class RestorationSource:
         for axis, up in back:
             image = along(image, up, axis)
         return image
-
-
-def resampling_matrices(
-    fine: int, factor: float, fwhm: float, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Matrices from fine to coarse voxels and, by a cubic B-spline, back.
-
-    The coarse grid begins anywhere: a patch lies anywhere in its scan.
-
-    Args:
-        fine: Number of fine voxels.
-        factor: Size of a coarse voxel in fine ones.
-        fwhm: Of the Gaussian point-spread function, in coarse voxels.
-        generator: Source of randomness.
-
-    Returns:
-        ``(coarse, fine)`` and ``(fine, coarse)``, float32; all rows sum to 1.
-    """
-    cells = math.ceil(fine / factor) + 1
-    sampling = sampling_for(round(cells * factor), factor, fwhm)
-    first = _pick(sampling.fine - fine + 1, generator)
-    down = sampling.matrix()[:, first : first + fine]
-    seen = down.sum(1) > 0.5  # large voxels of which less than half lies in the patch do not count
-    centres = (np.arange(sampling.coarse) + 0.5) * sampling.step - first - 0.5
-    down = down[seen]
-    up = _spline(fine, tuple(centres[seen.numpy()].tolist()))
-    return (down / down.sum(1, keepdim=True)).float(), up
-
-
-@lru_cache(maxsize=256)
-def _spline(fine: int, centres: tuple[float, ...]) -> Tensor:
-    """Cubic B-spline interpolation from values at evenly spaced centres, ``(fine, coarse)``."""
-    if len(centres) == 1:
-        return torch.ones(fine, 1)
-    places = (np.arange(fine) - centres[0]) / (centres[1] - centres[0])
-    order = min(3, len(centres) - 1)
-    columns = [
-        ndimage.map_coordinates(unit, places[None], order=order, mode="nearest")
-        for unit in np.eye(len(centres))
-    ]
-    return torch.from_numpy(np.stack(columns, axis=1)).float()
-
-
-def along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """A matrix ``(m, n)`` applied to an axis of length n."""
-    return torch.movedim(torch.tensordot(matrix, image, dims=([1], [axis])), 0, axis)
-
-
-def acquired(image: Tensor, generator: Generator, thick: float, shading: float = 0.2) -> Tensor:
-    """Bias field, limited resolution and contrast curve of a scan, without noise.
-
-    Args:
-        image: Painted intensities ``(D, H, W)``.
-        generator: Source of randomness.
-        thick: How often one axis is blurred as by thick slices.
-        shading: Largest standard deviation of the logarithm of the bias field.
-    """
-    sharp = uniform(generator, 0.4, 0.85)
-    sigmas = [sharp * uniform(generator, 0.7, 1.3) for _ in range(3)]
-    if chance(generator, thick):
-        sigmas[_pick(3, generator)] += uniform(generator, 0.5, 1.5)
-    blurred = gaussian_blur(image, sigmas)
-    if shading:
-        blurred = (
-            bias_field(tuple(image.shape), uniform(generator, 0, shading), generator) * blurred
-        )
-    gamma = math.exp(0.15 * float(torch.randn((), generator=generator)))
-    return blurred.clamp(min=1e-4) ** gamma
 
 
 def value_range(image: Tensor, tissue: Tensor) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Known artefacts of MR: shading by the coil, and motion during the scan.
+"""What an MR scanner does to anatomy: limited resolution, shading by the coil, motion.
 
 Images are ``(D, H, W)``; the damage is drawn from an explicit generator.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from medgen.corruption.lesions import smooth_noise, uniform
+from medgen.corruption.lesions import chance, gaussian_blur, smooth_noise, uniform
 
 # Voxels over which a bias field varies.
 SHADING_GRAIN = 45
@@ -30,6 +30,28 @@ def bias_field(
         grain: Voxels between independent values.
     """
     return torch.exp(strength * smooth_noise(shape, grain, generator))
+
+
+def acquired(image: Tensor, generator: Generator, thick: float, shading: float = 0.2) -> Tensor:
+    """Bias field, limited resolution and contrast curve of a scan, without noise.
+
+    Args:
+        image: Painted intensities ``(D, H, W)``.
+        generator: Source of randomness.
+        thick: How often one axis is blurred as by thick slices.
+        shading: Largest standard deviation of the logarithm of the bias field.
+    """
+    sharp = uniform(generator, 0.4, 0.85)
+    sigmas = [sharp * uniform(generator, 0.7, 1.3) for _ in range(3)]
+    if chance(generator, thick):
+        sigmas[int(torch.randint(3, (), generator=generator))] += uniform(generator, 0.5, 1.5)
+    blurred = gaussian_blur(image, sigmas)
+    if shading:
+        blurred = (
+            bias_field(tuple(image.shape), uniform(generator, 0, shading), generator) * blurred
+        )
+    gamma = math.exp(0.15 * float(torch.randn((), generator=generator)))
+    return blurred.clamp(min=1e-4) ** gamma
 
 
 def motion(
