@@ -16,7 +16,19 @@ from typing import Any
 import typer.main
 from pydantic import BaseModel
 
-from medgen.batch.pipeline import Convert, Deidentify, Detect, Naming, Pipeline, Selection
+from medgen.batch.pipeline import (
+    Chain,
+    Convert,
+    Deidentify,
+    Denoise,
+    Detect,
+    Inpaint,
+    Naming,
+    Pipeline,
+    Selection,
+    SuperResolve,
+    Translate,
+)
 from medgen.batch.pipeline import json_schema as pipeline_schema
 from medgen.batch.rules import FIELDS, Rule
 from medgen.cli import app
@@ -109,6 +121,11 @@ PARTS = (
     ("`images`", Selection),
     ("A rule", Rule),
     ("`task: {name: detect-anomalies}`", Detect),
+    ("`task: {name: inpaint}`", Inpaint),
+    ("`task: {name: super-resolve}`", SuperResolve),
+    ("`task: {name: denoise}`", Denoise),
+    ("`task: {name: translate}`", Translate),
+    ("`task: {name: chain}`", Chain),
     ("`task: {name: deidentify}`", Deidentify),
     ("`profile`", Profile),
     ("`task: {name: dicom-to-bids}`", Convert),

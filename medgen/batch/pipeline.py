@@ -15,6 +15,14 @@ from medgen.config import Config
 from medgen.errors import InputError
 from medgen.io.deidentify import Profile
 from medgen.manifest import first_problem
+from medgen.tasks.chain import (
+    AnyStep,
+    DenoiseStep,
+    InpaintStep,
+    Step,
+    SuperResolveStep,
+    TranslateStep,
+)
 
 LARGEST_FILE = 1_000_000
 DicomKind = Literal["seg", "pmap", "sr", "sc"]
@@ -58,6 +66,55 @@ class Convert(Config):
     )
 
 
+class Written(Config):
+    """What the tasks that change a scan write, besides the new scan."""
+
+    report: bool = Field(True, description="Draw a report and an overview for each case.")
+    dicom: bool = Field(
+        False, description="Write a derived DICOM series for cases that came as DICOM."
+    )
+    force: bool = Field(
+        False, description="Take scans of contrasts that the model was not trained on, too."
+    )
+
+
+class Inpaint(InpaintStep, Written):
+    """Fill what does not belong into a healthy scan, as ``medgen inpaint`` does."""
+
+
+class SuperResolve(SuperResolveStep, Written):
+    """Give each scan a finer grid, as ``medgen super-resolve`` does."""
+
+
+class Denoise(DenoiseStep, Written):
+    """Take noise out, as ``medgen denoise`` does."""
+
+
+class Translate(TranslateStep, Written):
+    """Make an image of another contrast or modality, as ``medgen translate`` does."""
+
+
+class Chain(Written):
+    """Several of inpaint, super-resolve, denoise and translate, one after the other."""
+
+    name: Literal["chain"]
+    steps: tuple[AnyStep, ...] = Field(
+        min_length=2,
+        description="In their order: a `name` and the keys of that task, without those of what is "
+        "written. Each works on the result of the one before, in memory; that of the last is "
+        "written.",
+    )
+
+
+Restoring = Inpaint | SuperResolve | Denoise | Translate | Chain
+Task = Detect | Restoring | Deidentify | Convert
+
+
+def steps_of(task: Restoring) -> tuple[Step, ...]:
+    """The steps of a task that changes scans; a single one is a chain of one."""
+    return task.steps if isinstance(task, Chain) else (task,)
+
+
 class Selection(Config):
     """Which images a pipeline takes."""
 
@@ -81,10 +138,7 @@ class Pipeline(Config):
         "(in BIDS: of each session; in a folder of NIfTI: of each file)",
     )
     images: Selection = Field(default_factory=Selection, description="Which images to take.")
-    task: Annotated[
-        Detect | Deidentify | Convert,
-        Field(discriminator="name", description="What to do with each case."),
-    ]
+    task: Annotated[Task, Field(discriminator="name", description="What to do with each case.")]
     timeout_minutes: float = Field(
         30.0, gt=0, description="A case that takes longer is stopped and recorded as failed."
     )
@@ -94,7 +148,7 @@ class Pipeline(Config):
 
     @field_validator("task")
     @classmethod
-    def _no_repeats(cls, task: Detect | Deidentify | Convert) -> Detect | Deidentify | Convert:
+    def _no_repeats(cls, task: Task) -> Task:
         if isinstance(task, Detect) and len(set(task.dicom)) != len(task.dicom):
             raise ValueError(f"each kind of DICOM object counts once, got {list(task.dicom)}")
         return task

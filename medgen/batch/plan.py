@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from medgen.batch.discover import Found, Image, stamp_of
 from medgen.batch.ledger import Entry, now
-from medgen.batch.pipeline import Convert, Deidentify, Detect, Pipeline
+from medgen.batch.pipeline import Convert, Deidentify, Detect, Pipeline, Restoring, steps_of
 from medgen.batch.rules import first_broken, preference, reasons_for
 from medgen.errors import InputError
 
@@ -135,17 +135,17 @@ def _why(
     return text
 
 
+def _readable(facts: Mapping[str, Any]) -> None:
+    if facts.get("blocking"):
+        raise InputError(facts["blocking"]["error"], facts["blocking"]["hint"])
+
+
 def check_for(pipeline: Pipeline, limit_gb: float) -> Check:
     """What the pipeline's task asks of an image, from headers alone.
 
     Raises:
         PackageError: The model is unknown.
     """
-
-    def readable(facts: Mapping[str, Any]) -> None:
-        if facts.get("blocking"):
-            raise InputError(facts["blocking"]["error"], facts["blocking"]["hint"])
-
     task = pipeline.task
     if isinstance(task, Detect):
         from medgen.io import choose_frame
@@ -155,7 +155,7 @@ def check_for(pipeline: Pipeline, limit_gb: float) -> Check:
         manifest = load_package(task.model, "detect-anomalies").manifest
 
         def takes(facts: Mapping[str, Any]) -> None:
-            readable(facts)
+            _readable(facts)
             check_facts(facts, manifest, limit_gb)
             choose_frame("the image", facts["frames"], None)
 
@@ -163,14 +163,38 @@ def check_for(pipeline: Pipeline, limit_gb: float) -> Check:
     if isinstance(task, Convert):
 
         def named(facts: Mapping[str, Any]) -> None:
-            readable(facts)
+            _readable(facts)
             bids_name(task, facts)
             if facts.get("channels", 1) > 1:
                 raise InputError("it is in colour, which BIDS has no image for", "Leave it out.")
 
         return named
+    if isinstance(task, Restoring):
+        return _restorable(task, limit_gb)
     assert isinstance(task, Deidentify)
     return lambda facts: None  # objects are copied, so they need not make a volume
+
+
+def _restorable(task: Restoring, limit_gb: float) -> Check:
+    """What the first step asks of an image; the others get what it makes."""
+    from medgen.io import choose_frame
+    from medgen.tasks.chain import SuperResolveStep
+    from medgen.tasks.restoration_plan import check_scan_facts, plan_finer_grid
+    from medgen.tasks.restoration_scan import find_model
+
+    first = steps_of(task)[0]
+    _, manifest = find_model(first.name, first.model)
+
+    def takes(facts: Mapping[str, Any]) -> None:
+        _readable(facts)
+        check_scan_facts(facts, manifest, limit_gb, force=task.force)
+        choose_frame("the image", facts["frames"], None)
+        if isinstance(first, SuperResolveStep):
+            plan_finer_grid(
+                facts, scale=first.scale, spacing_mm=first.spacing_mm, isotropic=first.isotropic
+            )
+
+    return takes
 
 
 def bids_name(task: Convert, facts: Mapping[str, Any]) -> tuple[str, str]:

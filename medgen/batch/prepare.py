@@ -12,7 +12,15 @@ from medgen.batch.cluster import Layout, check_address, lay_out
 from medgen.batch.discover import Found, Image, Kind, discover, kind_of
 from medgen.batch.estimate import WITHOUT_MODEL_GB, memory_needs_gb
 from medgen.batch.ledger import Entry, all_entries, now
-from medgen.batch.pipeline import Convert, Deidentify, Detect, Pipeline, load_pipeline
+from medgen.batch.pipeline import (
+    Convert,
+    Deidentify,
+    Detect,
+    Pipeline,
+    Restoring,
+    load_pipeline,
+    steps_of,
+)
 from medgen.batch.plan import (
     Case,
     Considered,
@@ -85,7 +93,8 @@ class Plan:
 
     Attributes:
         pipeline: The checked pipeline.
-        package: The model; None for a task without one.
+        packages: The models by the names that the pipeline gives them; empty for a task without
+            any.
         found: What the archive holds.
         cases: Every case, of all shards.
         verdicts: The verdict on every image.
@@ -97,7 +106,7 @@ class Plan:
     """
 
     pipeline: Pipeline
-    package: ModelPackage | None
+    packages: dict[str, ModelPackage]
     found: Found
     cases: list[Case]
     verdicts: list[Considered]
@@ -120,7 +129,7 @@ def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
     kind = options.kind or kind_of(options.source)
     refuse_unfit(options, pipeline, kind)
     free = options.max_memory_gb or default_memory_gb()
-    package = package_of(pipeline)
+    packages = packages_of(pipeline)
     check = check_for(pipeline, free)
     found = discover(
         options.source, kind, secret, whole_series=isinstance(pipeline.task, Deidentify),
@@ -137,7 +146,9 @@ def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
     lost = [e for e in known.values() if e.id not in names and options.shard.holds(e.id)]
     if not options.overwrite:
         entries += settled_without_work(lost)
-    needs = memory_needs_gb(package, [case.image.facts for case in todo if case.image])
+    needs = memory_needs_gb(
+        pipeline.task, packages, [case.image.facts for case in todo if case.image]
+    )
     if any(need <= free for need in needs):  # if none fits, the limit is wrong and not the cases
         large = {c.id: need for c, need in zip(todo, needs, strict=True) if need > free}
         entries = [_too_large(e, large[e.id], free) if e.id in large else e for e in entries]
@@ -148,11 +159,11 @@ def make_plan(options: Options, secret: bytes, watcher: Watcher) -> Plan:
     layout = None
     if options.scheduler is None:
         layout = lay_out(
-            options.device if package else "cpu", case_gb=case_gb, cases=len(todo), free_gb=free,
+            options.device if packages else "cpu", case_gb=case_gb, cases=len(todo), free_gb=free,
             workers=options.workers,
         )  # fmt: skip
     return Plan(
-        pipeline, package, found, cases, verdicts, todo, entries, layout, case_gb,
+        pipeline, packages, found, cases, verdicts, todo, entries, layout, case_gb,
         [entry.id for entry in lost] if options.overwrite else [],
     )  # fmt: skip
 
@@ -202,14 +213,28 @@ def place_of(pipeline: Pipeline, image: Image) -> Place:
     return Place(f"sub-{image.patient}/ses-{session}/{datatype}", f"{start}_acq-{series}_{suffix}")
 
 
-def package_of(pipeline: Pipeline) -> ModelPackage | None:
-    """The model of a pipeline; None for a task without one."""
-    if not isinstance(pipeline.task, Detect):
-        return None
+def packages_of(pipeline: Pipeline) -> dict[str, ModelPackage]:
+    """The models of a pipeline by the names it gives them; none of a task without any.
 
+    Raises:
+        PackageError: There is no such model, or it was made for something else.
+    """
     from medgen.package import load_package
 
-    return load_package(pipeline.task.model, "detect-anomalies")
+    if isinstance(pipeline.task, Detect):
+        return {pipeline.task.model: load_package(pipeline.task.model, "detect-anomalies")}
+    if not isinstance(pipeline.task, Restoring):
+        return {}
+    from medgen.tasks.chain import model_names
+    from medgen.tasks.restoration_scan import find_model
+
+    packages = {}
+    for verb, name in model_names(steps_of(pipeline.task)):
+        if verb == "detect-anomalies":
+            packages[name] = load_package(name, verb)
+        elif (package := find_model(verb, name)[0]) is not None:
+            packages[name] = package
+    return packages
 
 
 def _intact(output: Path, entry: Entry) -> bool:

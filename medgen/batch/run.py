@@ -25,7 +25,7 @@ from medgen.batch.prepare import (
     Watcher,
     make_plan,
     outputs_of,
-    package_of,
+    packages_of,
     place_of,
     refuse_unfit,
 )
@@ -65,7 +65,7 @@ def run_cohort(options: Options, watcher: Watcher | None = None) -> dict[str, in
     pipeline = load_pipeline(options.pipeline)
     kind = options.kind or kind_of(options.source)
     refuse_unfit(options, pipeline, kind)
-    package = package_of(pipeline)
+    packages = packages_of(pipeline)
     timings: dict[str, float] = {}
     with (
         _folder(options.output) as new,
@@ -76,7 +76,7 @@ def run_cohort(options: Options, watcher: Watcher | None = None) -> dict[str, in
         before = _earlier(options.output, ledger)
         _refuse_lost_secret(options, kind, before)
         secret = secret_of(options.output)
-        facts = _facts(pipeline, package, kind, secret, options)
+        facts = _facts(pipeline, packages, kind, secret, options)
         _refuse_another_run(options, before, facts)
         with timed(timings, "discover and plan"):
             plan = make_plan(replace(options, kind=kind), secret, watcher)
@@ -105,14 +105,15 @@ def _write_record(
     options: Options, plan: Plan, counts: dict[str, int], timings: dict[str, float]
 ) -> None:
     """``run.json`` of this run, or of this shard; each case has its own beside its outputs."""
-    model = None
-    if plan.package is not None:
-        manifest = plan.package.manifest
-        model = {"name": manifest.name, "version": manifest.version, "sha256": plan.package.sha256}
+    models = [
+        {"name": p.manifest.name, "version": p.manifest.version, "sha256": p.sha256}
+        for p in plan.packages.values()
+    ]
     record = run_record(
         "batch run PIPELINE ARCHIVE -o OUT", inputs=[fingerprint(options.pipeline)],
         outputs=[options.output / name for name in (SELECTION, "summary.tsv", "summary.json")],
-        timings=timings, model=model, device=options.device, seed=options.seed,
+        timings=timings, model=models[0] if len(models) == 1 else None, models=models,
+        device=options.device, seed=options.seed,
         shard=f"{options.shard.number}/{options.shard.count}",
         workers="an existing Dask cluster" if options.scheduler else str(plan.layout),
         cases=counts, cases_of_this_run=len(plan.todo), images=len(plan.found.images),
@@ -193,7 +194,7 @@ def _job(options: Options, plan: Plan, case: Case, secret: bytes) -> Job:
         task=plan.pipeline.task,
         drafts=str(_drafts(options).resolve()),
         stem=where.stem,
-        model=str(plan.package.folder.resolve()) if plan.package else None,
+        models={name: str(p.folder.resolve()) for name, p in plan.packages.items()},
         device=options.device,
         seed=options.seed,
         memory_gb=memory / (plan.layout.lanes if plan.layout else 1),
@@ -258,7 +259,7 @@ def _earlier(folder: Path, ledger: Ledger) -> dict[str, str]:
 
 def _facts(
     pipeline: Pipeline,
-    package: ModelPackage | None,
+    packages: Mapping[str, ModelPackage],
     kind: Kind,
     secret: bytes,
     options: Options,
@@ -266,14 +267,16 @@ def _facts(
     """What this run is."""
     from importlib.metadata import version
 
-    model = "" if package is None else f"{package.manifest.name} {package.manifest.version}"
+    models = [f"{p.manifest.name} {p.manifest.version}" for p in packages.values()]
+    hashes = [package.sha256 for package in packages.values()]
+    several = hashlib.sha256("".join(hashes).encode()).hexdigest()
     return {
         "pipeline": pipeline.name,
         "pipeline_sha256": pipeline.sha256,
         "description": pipeline.description,
         "task": pipeline.task.name,
-        "model": model,
-        "model_sha256": package.sha256 if package else "",
+        "model": ", ".join(models),
+        "model_sha256": "".join(hashes) if len(hashes) < 2 else several,
         "kind": kind,
         "seed": str(options.seed),
         "key": hashlib.sha256(options.key).hexdigest()[:16] if options.key else "",

@@ -21,7 +21,44 @@ from medgen.io.files import atomic_path
 from medgen.io.walk import Location
 from medgen.run_record import versions
 
+_MADE: tuple[Column, ...] = (
+    {"key": "voxels", "label": "voxels", "unit": "", "format": "",
+     "meaning": "Size of the result."},
+    {"key": "spacing_mm", "label": "voxel size", "unit": "mm", "format": "",
+     "meaning": "Sides of a voxel of the result."},
+    {"key": "uncertainty", "label": "uncertainty", "unit": "", "format": ".3g",
+     "meaning": "Median of the uncertainty map, in values of the result."},
+)  # fmt: skip
+_FILLED: tuple[Column, ...] = (
+    {"key": "invented_ml", "label": "invented", "unit": "ml", "format": ".2f",
+     "meaning": "Volume that was filled: no data of the scan lies behind it."},
+    {"key": "seam", "label": "seam", "unit": "", "format": ".2f",
+     "meaning": "Jump across the border of the filling, relative to jumps beside it; 1 cannot be "
+     "seen."},
+)  # fmt: skip
+_FINER: tuple[Column, ...] = (
+    {"key": "inconsistency_max", "label": "inconsistency", "unit": "", "format": ".2g",
+     "meaning": "Largest difference of the result, made coarse again, from the scan."},
+)  # fmt: skip
+_QUIETER: tuple[Column, ...] = (
+    {"key": "noise_before", "label": "noise before", "unit": "", "format": ".3g",
+     "meaning": "Standard deviation of white noise in the scan."},
+    {"key": "noise_after", "label": "noise after", "unit": "", "format": ".3g",
+     "meaning": "The same in the result."},
+)  # fmt: skip
+_TRANSLATED: tuple[Column, ...] = (
+    {"key": "edges_kept", "label": "edges kept", "unit": "", "format": ".2f",
+     "meaning": "Part of the scan's edges that the result shows (models without pairs only)."},
+    {"key": "edges_new", "label": "edges new", "unit": "", "format": ".2f",
+     "meaning": "Part of the result's edges that the scan has not."},
+)  # fmt: skip
 COLUMNS: dict[str, tuple[Column, ...]] = {
+    "inpaint": (*_MADE, *_FILLED),
+    "super-resolve": (*_MADE, *_FINER),
+    "denoise": (*_MADE, *_QUIETER),
+    "translate": (*_MADE, *_TRANSLATED),
+    # What the last step measured; the rest stays empty.
+    "chain": (*_MADE, *_FILLED, *_FINER, *_QUIETER, *_TRANSLATED),
     "detect-anomalies": (
         {"key": "scan_score", "label": "score", "unit": "", "format": ".3f",
          "meaning": "Scan score; larger is more abnormal."},

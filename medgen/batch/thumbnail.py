@@ -1,14 +1,16 @@
-"""A detection at a glance: one small picture for the list of cases."""
+"""A result at a glance: one small picture for the list of cases."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from medgen.io.files import atomic_path
-from medgen.report.frame import cut
-from medgen.report.picture import Pixels, outlined, picture_size, scan_picture
+from medgen.report.comparison_scene import RestorationLike, build_comparison
+from medgen.report.frame import Array, Frame, cut
+from medgen.report.picture import Pixels, grey_picture, outlined, picture_size
 from medgen.report.scene import DetectionLike, build_scene
 
 PIXELS = 160
@@ -28,36 +30,68 @@ def write_thumbnail(path: Path, detection: DetectionLike) -> Path:
     Raises:
         InputError: The folder cannot be written.
     """
-    from PIL import Image
-
-    # Of the ways to choose a palette, this one keeps the few pixels of an outline in colour.
-    picture = Image.fromarray(thumbnail(detection)).quantize(
-        COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-    )
-    with atomic_path(path, overwrite=True) as temporary:
-        picture.save(temporary, "PNG", optimize=True)
-    return Path(path)
+    return _write(path, thumbnail(detection))
 
 
-def thumbnail(detection: DetectionLike, pixels: int = PIXELS) -> Pixels:
+def write_restoration_thumbnail(path: Path, restoration: RestorationLike) -> Path:
+    """Write the middle slice of a restored scan, or the one where most was invented.
+
+    Args:
+        path: Where to write; an existing file is replaced.
+        restoration: Any object with the attributes of ``RestorationLike``.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    scene = build_comparison(restoration)
+    at = scene.focus()
+    return _write(path, _square(scene, scene.after, scene.after_window, scene.invented, at))
+
+
+def thumbnail(detection: DetectionLike) -> Pixels:
     """The first plane (axial, if there are three) through the largest finding or the middle.
 
     In radiological view and at its physical proportions, centred on black.
 
     Returns:
-        Square colour picture ``(pixels, pixels, 3)``.
+        Square colour picture ``(PIXELS, PIXELS, 3)``.
     """
     scene = build_scene(detection)
     largest = max(detection.findings, key=lambda finding: finding.volume_mm3, default=None)
-    plane = scene.planes[0]
-    longest = max(
-        scene.map.shape[axis] * scene.spacing_mm[axis] for axis in (plane.across, plane.down)
-    )
-    width, height = picture_size(scene, plane, pixels / longest)
-    index = scene.focus(largest)[plane.normal]
-    picture = scan_picture(scene, plane, index, (width, height))
-    picture = outlined(picture, cut(scene.mask, plane, index), width=2)
-    square = np.zeros((pixels, pixels, 3), dtype=np.uint8)
-    top, left = (pixels - height) // 2, (pixels - width) // 2
+    return _square(scene, scene.scan, scene.window, scene.mask, scene.focus(largest))
+
+
+def _square(
+    frame: Frame,
+    image: Array,
+    window: tuple[float, float],
+    mask: Array | None,
+    at: Sequence[int],
+) -> Pixels:
+    """The first plane of an image through a voxel, a mask outlined."""
+    plane = frame.planes[0]
+    longest = max(frame.shape[axis] * frame.spacing_mm[axis] for axis in (plane.across, plane.down))
+    width, height = picture_size(frame, plane, PIXELS / longest)
+    index = at[plane.normal]
+    picture = grey_picture(cut(image, plane, index), window, (width, height))
+    if mask is not None:
+        picture = outlined(picture, cut(mask, plane, index), width=2)
+    square = np.zeros((PIXELS, PIXELS, 3), dtype=np.uint8)
+    top, left = (PIXELS - height) // 2, (PIXELS - width) // 2
     square[top : top + height, left : left + width] = picture
     return square
+
+
+def _write(path: Path, pixels: Pixels) -> Path:
+    from PIL import Image
+
+    # Of the ways to choose a palette, this one keeps the few pixels of an outline in colour.
+    picture = Image.fromarray(pixels).quantize(
+        COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    )
+    with atomic_path(path, overwrite=True) as temporary:
+        picture.save(temporary, "PNG", optimize=True)
+    return Path(path)

@@ -1,4 +1,4 @@
-"""What a pipeline can do with a case: detect anomalies, de-identify, convert to BIDS.
+"""What a pipeline can do with a case: detect anomalies, restore, de-identify, convert to BIDS.
 
 A worker process may hold several cases at once, so that one is read or written while another is
 computed; computing itself, and writing, are one at a time. Models are loaded once per process.
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from medgen.batch.bids import sidecar_facts, write_sidecars
 from medgen.batch.cluster import DEVICE_OF_WORKER
-from medgen.batch.pipeline import Convert, Deidentify, Detect
-from medgen.batch.thumbnail import write_thumbnail
+from medgen.batch.pipeline import Convert, Deidentify, Detect, Restoring, steps_of
+from medgen.batch.thumbnail import write_restoration_thumbnail, write_thumbnail
 from medgen.batch.work import Job, Skip, turn
 from medgen.devices import resolve_device
 from medgen.errors import InputError
@@ -26,10 +26,13 @@ from medgen.io.walk import Location
 if TYPE_CHECKING:
     from medgen.package import ModelPackage
     from medgen.tasks.detect import Detection
+    from medgen.tasks.restoration import Restoration
     from medgen.volume import Volume
 
 _COMPUTING = threading.Lock()
 _WRITING = threading.Lock()
+# Models kept at hand in a process: as many as a chain may have steps, and more.
+MODELS = 8
 # A retry after running out of memory gets this part of what the network may use beyond the scan.
 SMALLER = 0.5
 DEIDENTIFICATION = "deidentification.json"
@@ -41,7 +44,7 @@ def verb_of(job: Job) -> Callable[[Job, Path], tuple[dict[str, Any], str]]:
         return deidentify
     if isinstance(job.task, Convert):
         return convert
-    return detect
+    return detect if isinstance(job.task, Detect) else restore
 
 
 def detect(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
@@ -49,7 +52,7 @@ def detect(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
     from medgen import io
     from medgen.tasks.detect_files import output_names, write_files
 
-    assert isinstance(job.task, Detect) and job.model is not None
+    assert isinstance(job.task, Detect)
     volume = io.read(job.sources[0].file if _one_file(job) else job.sources)
     dicom = job.task.dicom if volume.provenance.format == "dicom" else ()
     with turn(_COMPUTING):
@@ -85,33 +88,38 @@ def _one_file(job: Job) -> bool:
 
 def _detect(job: Job, task: Detect, volume: Volume, dicom: Sequence[str]) -> Detection:
     from medgen.tasks.detect import detect_anomalies
-    from medgen.tasks.limits import check_memory
 
-    assert job.model is not None
-    package = _package(job.model)
+    folder = job.models[task.model]
+    package = _package(folder)
     device = os.environ.get(DEVICE_OF_WORKER) or job.device
-    limit = job.memory_gb
-    if job.attempt > 1:
-        shape, channels = volume.geometry.shape, volume.voxels.shape[0]
-        need = check_memory(
-            shape, channels, limit, spacing_mm=volume.geometry.spacing_mm,
-            manifest=package.manifest,
-        )  # fmt: skip
-        limit = need + (limit - need) * SMALLER ** (job.attempt - 1)
     return detect_anomalies(
-        volume, package, method=_method(job.model, device), device=device, seed=job.seed,
-        max_memory_gb=limit, threshold=task.threshold, dicom_out=dicom,
+        volume, package, method=_method(folder, device), device=device, seed=job.seed,
+        max_memory_gb=_memory(job, volume, package), threshold=task.threshold, dicom_out=dicom,
     )  # fmt: skip
 
 
-@lru_cache(maxsize=2)
+def _memory(job: Job, volume: Volume, package: ModelPackage | None) -> float:
+    """Most memory to use, in GB: in later tries less for the network."""
+    from medgen.tasks.limits import check_memory
+
+    if job.attempt == 1:
+        return job.memory_gb
+    need = check_memory(
+        volume.geometry.shape, volume.voxels.shape[0], job.memory_gb,
+        spacing_mm=volume.geometry.spacing_mm,
+        manifest=None if package is None else package.manifest,
+    )  # fmt: skip
+    return need + (job.memory_gb - need) * SMALLER ** (job.attempt - 1)
+
+
+@lru_cache(maxsize=MODELS)
 def _package(folder: str) -> ModelPackage:
     from medgen.package import load_package
 
     return load_package(Path(folder))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=MODELS)
 def _method(folder: str, device: str) -> Any:
     """The network, ready on its device: loaded once, used for every case of this process."""
     where = resolve_device(device)
@@ -126,6 +134,78 @@ def _values(found: Detection) -> dict[str, Any]:
         "findings_ml": round(sum(f.volume_mm3 for f in found.findings) / 1000, 6),
         "largest_ml": round(max((f.volume_mm3 for f in found.findings), default=0.0) / 1000, 6),
         "highest_peak": round(max((f.peak for f in found.findings), default=0.0), 6),
+    }
+
+
+def restore(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
+    """Inpaint, refine, denoise or translate one image, or all of it, one after the other."""
+    from medgen import io
+    from medgen.tasks.restoration_files import output_names, write_files
+
+    task = job.task
+    assert isinstance(task, Restoring)
+    volume = io.read(job.sources[0].file if _one_file(job) else job.sources)
+    dicom, bids = task.dicom and volume.provenance.format == "dicom", job.stem is not None
+    with turn(_COMPUTING):
+        *before, last = _restore(job, task, volume)
+    with turn(_WRITING):
+        kinds = write_files(
+            last, draft, report=task.report, dicom=dicom, bids=bids, steps=before,
+            command=f"batch run ({task.name})",
+        )  # fmt: skip
+        names = output_names(
+            last.verb, last.kind, volume.provenance.sources, report=task.report, dicom=dicom,
+            bids=bids,
+        )  # fmt: skip
+        thumbnail = names["run"].replace("run.json", "thumbnail.png")
+        write_restoration_thumbnail(draft / thumbnail, last)
+    outputs = {kind: names[kind] for kind in kinds}
+    if bids:
+        source = f"{job.id.rpartition('/')[0]}/{job.sources[0].file.name}"
+        write_sidecars(draft, list(outputs.values()), source)
+    if dicom:
+        outputs["dicom"] += "/*.dcm"
+    result = {
+        "values": _restored_values(last),
+        "flags": [*last.fallbacks, *_flags(job)],
+        "report": outputs.get("report"),
+        "thumbnail": thumbnail,
+        "outputs": outputs,
+    }
+    return result, hash_sources(job.sources)
+
+
+def _restore(job: Job, task: Restoring, volume: Volume) -> list[Restoration]:
+    from medgen.tasks.chain import Tools, run_steps
+
+    device = os.environ.get(DEVICE_OF_WORKER) or job.device
+    steps = steps_of(task)
+    packages = {name: _package(folder) for name, folder in job.models.items()}
+    # A detector is asked through its package, and loads its own network.
+    restorers = {step.model for step in steps} & job.models.keys()
+    return run_steps(
+        volume, steps,
+        Tools(
+            packages, {name: _method(job.models[name], device) for name in restorers},
+            device=device, seed=job.seed, force=task.force,
+            max_memory_gb=_memory(job, volume, packages.get(steps[0].model)),
+        ),
+    )  # fmt: skip
+
+
+def _restored_values(last: Restoration) -> dict[str, Any]:
+    """What the summary lists; of measures those that are numbers."""
+    from medgen.tasks.restoration_files import restoration_summary
+
+    summary = restoration_summary(last)
+    uncertainty = summary["uncertainty"] or {}
+    measures = summary["measures"].items()
+    return {
+        "voxels": " x ".join(map(str, summary["shape"])),
+        "spacing_mm": " x ".join(f"{mm:.3g}" for mm in summary["spacing_mm"]),
+        "invented_ml": None if last.invented is None else round(summary["invented"]["ml"], 6),
+        "uncertainty": uncertainty.get("median"),
+        **{name: round(value, 6) for name, value in measures if isinstance(value, int | float)},
     }
 
 

@@ -24,7 +24,7 @@ from medgen.io.files import flush
 from medgen.io.walk import Location
 
 if TYPE_CHECKING:
-    from medgen.batch.pipeline import Convert, Deidentify, Detect
+    from medgen.batch.pipeline import Task
 
 
 WAITS, GOES_ON = "waits", "goes on"
@@ -57,7 +57,8 @@ class Job:
         task: What to do.
         drafts: Folder in which a draft is made and filled.
         stem: What output names start with when cases share a folder; None if they do not.
-        model: Folder of the model package, for tasks that need one.
+        models: Folder of each model package that the task names; a name without one is that of
+            a method without training.
         device: Where to compute.
         seed: Seed of the run.
         memory_gb: Most memory this case may use.
@@ -71,10 +72,10 @@ class Job:
     sources: tuple[Location, ...]
     root: str
     private: bool
-    task: Detect | Deidentify | Convert
+    task: Task
     drafts: str
     stem: str | None = None
-    model: str | None = None
+    models: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
     seed: int = 0
     memory_gb: float = 4.0

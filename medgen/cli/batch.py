@@ -257,8 +257,9 @@ def _estimate(planned: Plan) -> float | None:
     """Seconds for all cases on this machine; None if it cannot be said."""
     from medgen.batch.estimate import seconds_per_case
 
-    if planned.package is None or not planned.todo:
+    if not planned.packages or not planned.todo:
         return None
     say("[dim]Measuring how long a case takes[/]")
-    each = seconds_per_case(planned.package, [c.image.facts for c in planned.todo if c.image])
+    facts = [case.image.facts for case in planned.todo if case.image]
+    each = seconds_per_case(planned.pipeline.task, planned.packages, facts)
     return None if each is None else each * len(planned.todo)

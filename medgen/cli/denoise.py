@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from medgen.cli import options, restoration
 from medgen.cli.restoration import Shared, with_shared_options
 
@@ -15,11 +19,25 @@ EPILOG = (
 
 
 @with_shared_options
-def denoise(shared: Shared, model: options.RestorationModel = "brain-denoise") -> None:
+def denoise(
+    shared: Shared,
+    strength: Annotated[
+        float,
+        typer.Option(help="Part of the noise to take out, 0 to 1; the rest stays.", metavar="PART"),
+    ] = 1.0,
+    model: options.RestorationModel = "brain-denoise",
+) -> None:
     """Take noise out of a scan.
 
     Writes the denoised scan on the grid of the input, in its own values; a map of how sure every
     voxel is; run.json; and a report to compare before and after. Without training: --model nlm
     (non-local means), tv (total variation) or wavelet.
     """
-    restoration.run("denoise", shared, model, "denoised", given={}, words={})
+    restoration.run(
+        "denoise",
+        shared,
+        model,
+        "denoised",
+        given={"strength": strength},
+        words={"strength": None if strength == 1 else strength},
+    )

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 # Looks at header facts and refuses what can be refused before any work; says what would be made.
 Check = Callable[[Mapping[str, Any], "Manifest"], Sequence[str]]
 
+# Measures that the first line of the result says already.
+SAID = ("filled_voxels", "filled_ml")
+# A measure in more characters than this has a line of its own.
+LONGEST = 16
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -242,6 +247,7 @@ def _print(result: Restoration, shared: Shared, paths: Mapping[str, str]) -> Non
     """What came out, in a few lines; only results and paths go to stdout."""
     from rich.markup import escape
 
+    from medgen.report.comparison_scene import uncertainty_meaning
     from medgen.tasks.restoration_files import restoration_summary
 
     if shared.json:
@@ -256,9 +262,13 @@ def _print(result: Restoration, shared: Shared, paths: Mapping[str, str]) -> Non
         say(f"[dim]{step}: {seconds:.2f} s[/]", level=VERBOSE)
     console = stdout()
     console.print(_headline(result), soft_wrap=True)
-    if result.measures:
-        console.print(_table(result.measures))
-    console.print(_sureness(result), soft_wrap=True)
+    texts = {n: v for n, v in result.measures.items() if isinstance(v, str) and len(v) > LONGEST}
+    numbers = {n: v for n, v in result.measures.items() if n not in {*texts, *SAID}}
+    if numbers:
+        console.print(_table(numbers))
+    for name, text in texts.items():
+        console.print(escape(f"{name.replace('_', ' ').capitalize()}: {text}"), soft_wrap=True)
+    console.print(escape(uncertainty_meaning(result)), soft_wrap=True)
     console.print(f"Written to {escape(str(shared.output))}: {len(paths)} files", soft_wrap=True)
     if "report" in paths:
         console.print(f"Look at [b]{escape(paths['report'])}[/]", soft_wrap=True)
@@ -289,32 +299,17 @@ def _grid(geometry: Any) -> str:
     return f"{size} voxels of {' x '.join(f'{mm:.3g}' for mm in geometry.spacing_mm)} mm"
 
 
-def _table(measures: Mapping[str, float | str]) -> Table:
+def _table(numbers: Mapping[str, float | str]) -> Table:
     from rich.markup import escape
     from rich.table import Table
+
+    from medgen.tasks.restoration_files import MEASURES
 
     table = Table()
     table.add_column("measure")
     table.add_column("value", justify="right")
-    for name, value in measures.items():
-        table.add_row(
-            escape(name.replace("_", " ")),
-            escape(value) if isinstance(value, str) else f"{value:.4g}",
-        )
+    table.add_column("what it is")
+    for name, value in numbers.items():
+        shown = value if isinstance(value, str) else f"{value:.4g}"
+        table.add_row(escape(name.replace("_", " ")), escape(shown), MEASURES.get(name, ""))
     return table
-
-
-def _sureness(result: Restoration) -> str:
-    """What the uncertainty map means."""
-    from medgen.tasks.restoration_files import restoration_summary
-
-    known = restoration_summary(result)["uncertainty"]
-    if known is None:
-        return "Uncertainty: none is known, because no network was used"
-    if known["level"] is None:
-        return "Uncertainty: only relative, because this model was not calibrated"
-    return (
-        f"Uncertainty: {known['level']:.0%} of true values are expected within the map's half "
-        f"width (median {known['median']:.3g}; measured {known['measured_coverage']:.0%} on "
-        f"{known['measured_on']})"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -38,13 +38,12 @@ def super_resolve(
         ),
     ] = False,
     consistency: Annotated[
-        bool,
+        Literal["noise", "exact", "none"],
         typer.Option(
-            "--consistency/--no-consistency",
-            metavar="",
-            help="Correct the result so that coarsening it gives the scan back.",
+            help="Correct the result so that coarsening it gives the scan back: as far as the "
+            "scan's noise allows, exactly, or not at all."
         ),
-    ] = True,
+    ] = "noise",
     model: options.RestorationModel = "brain-super-resolution",
 ) -> None:
     """Give a scan a finer voxel grid.
@@ -57,14 +56,18 @@ def super_resolve(
     wish = {"scale": scale, "spacing_mm": spacing, "isotropic": isotropic}
 
     def check(facts: Mapping[str, Any], manifest: Manifest) -> Sequence[str]:
-        return []
+        from medgen.tasks.restoration_plan import plan_finer_grid
+
+        grid = plan_finer_grid(facts, **wish)
+        size = " x ".join(map(str, grid.fine.shape))
+        return [f"{grid.note}, {size} in all"]
 
     restoration.run(
         "super-resolve", shared, model, "superresolved",
         given={**wish, "consistency": consistency},
         words={
             "scale": scale, "spacing": spacing, "isotropic": isotropic,
-            "no-consistency": not consistency,
+            "consistency": None if consistency == "noise" else consistency,
         },
         check=check,
     )  # fmt: skip

@@ -24,6 +24,22 @@ _BIDS_SUFFIXES = {"t1": "T1w", "t2": "T2w", "flair": "FLAIR", "pd": "PDw"}
 # Numbers of the series in a study, by verb, and the modality of what is made.
 _SERIES_NUMBERS = {"inpaint": 81, "super-resolve": 82, "denoise": 83, "translate": 84}
 _MODALITIES = {"ct": "CT", "mr": "MR", "t1": "MR", "t2": "MR", "flair": "MR", "pd": "MR"}
+# What the tasks measure, in words.
+MEASURES = {
+    "filled_voxels": "voxels that were filled",
+    "filled_ml": "their volume in ml",
+    "seam": "jump across the border of the filling, relative to jumps beside it; 1 cannot be seen",
+    "degradation": "how the result is made coarse again",
+    "inconsistency_max": "then, largest difference from the scan",
+    "inconsistency_mean": "then, mean difference from the scan",
+    "inconsistency_max_before": "largest difference before the correction",
+    "inconsistency_mean_before": "mean difference before the correction",
+    "noise_before": "standard deviation of white noise in the scan",
+    "noise_after": "standard deviation of white noise in the result",
+    "edges_kept": "part of the scan's edges that the result shows, 0 to 1",
+    "edges_new": "part of the result's edges that the scan does not have, 0 to 1",
+    "tissue_dice": "overlap of intensity classes of scan and result, 0 to 1",
+}
 
 
 def output_names(
@@ -223,6 +239,7 @@ def restoration_summary(
         "result": restoration.kind,
         "model": f"{restoration.model.name} {restoration.model.version}",
         "measures": {name: _plain(value) for name, value in restoration.measures.items()},
+        "measures_meaning": {n: MEASURES[n] for n in restoration.measures if n in MEASURES},
         "uncertainty": _uncertainty(restoration),
         "invented": _invented(restoration),
         "units": units(restoration),
@@ -259,17 +276,16 @@ def units(restoration: Restoration) -> str | None:
 
 def _uncertainty(restoration: Restoration) -> dict[str, Any] | None:
     """What the map means and how large it is on the whole."""
+    from medgen.report.comparison_scene import uncertainty_meaning
+
     if restoration.uncertainty is None:
         return None
     inside = restoration.uncertainty[restoration.uncertainty > 0]
     level, block = restoration.level, restoration.model.restoration
-    meaning = "relative only: this model's uncertainty was not calibrated"
-    if level is not None:
-        meaning = f"half width of the interval that holds the truth {level:.0%} of the time"
     calibration = block.spread if block is not None and level is not None else None
     return {
         "level": level,
-        "meaning": meaning,
+        "meaning": uncertainty_meaning(restoration),
         "measured_coverage": None if calibration is None else calibration.coverage,
         "measured_on": None if calibration is None else calibration.data,
         "median": float(np.median(inside)) if inside.size else 0.0,
@@ -278,14 +294,12 @@ def _uncertainty(restoration: Restoration) -> dict[str, Any] | None:
 
 def _invented(restoration: Restoration) -> dict[str, Any]:
     """How much of the result has no measurement behind it."""
+    from medgen.report.comparison_scene import made
+
     if restoration.invented is None:
-        return {"voxels": None, "meaning": "every voxel was computed from the scan"}
+        return {"voxels": None, "ml": None, "meaning": made(restoration)}
     voxels, ml = invented_share(restoration)
-    return {
-        "voxels": voxels,
-        "ml": ml,
-        "meaning": "these voxels were made up; all others are those of the scan",
-    }
+    return {"voxels": voxels, "ml": ml, "meaning": made(restoration)}
 
 
 def invented_share(restoration: Restoration) -> tuple[int, float]:

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medgen.errors import InputError
 from medgen.manifest import Manifest
 from medgen.tasks.contrasts import check_contrast, contrast_of
+from medgen.tasks.finer_grid import FinerGrid, finer_grid
 from medgen.tasks.limits import check_facts, plan
 from medgen.tasks.restoration_scan import of_any_modality
+from medgen.volume import Geometry
 
 
 def check_scan_facts(
@@ -73,6 +77,22 @@ def check_mask_facts(mask: Path, facts: Mapping[str, Any], *, resample_mask: boo
             f"  scan: {_grid(facts)}\n  mask: {_grid(mask_facts)}",
             "Use --resample-mask to bring the mask to the scan's grid.",
         )
+
+
+def plan_finer_grid(facts: Mapping[str, Any], **wish: Any) -> FinerGrid:
+    """The grid that super-resolution would make of a scan.
+
+    Args:
+        facts: Of the scan.
+        **wish: As of :func:`medgen.tasks.finer_grid.finer_grid`.
+
+    Raises:
+        InputError: The wish makes no sense for this scan.
+    """
+    shape = tuple(facts["shape"])
+    spacing = facts["spacing_mm"] or (1.0,) * len(shape)
+    affine = np.diag([*spacing, *(1.0,) * (4 - len(shape))])
+    return finer_grid(Geometry(shape, affine), **wish)
 
 
 def _grid(facts: Mapping[str, Any]) -> str:

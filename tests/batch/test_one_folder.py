@@ -203,7 +203,9 @@ def test_a_run_ends_when_its_last_case_does_and_not_when_it_is_told(options) -> 
 
 def test_one_case_that_would_not_fit_fails_alone(options, monkeypatch) -> None:
     needs = [0.5, 900.0, 0.7]
-    monkeypatch.setattr(prepare, "memory_needs_gb", lambda package, facts: needs[: len(facts)])
+    monkeypatch.setattr(
+        prepare, "memory_needs_gb", lambda task, packages, facts: needs[: len(facts)]
+    )
     assert run_cohort(changed(options, max_memory_gb=4.0)) == {"done": 2, "failed": 1}
     (failed,) = [e for e in all_entries(options.output).values() if e.state == "failed"]
     assert "900.0 GB" in str(failed.reason) and failed.stamp

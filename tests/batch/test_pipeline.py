@@ -26,6 +26,7 @@ def test_shipped_pipelines_are_valid_and_say_what_they_do(path: Path) -> None:
 def test_all_that_are_asked_for_ship() -> None:
     assert {path.stem for path in SHIPPED} == {
         "brain_screening", "chest_xray_triage", "deidentify_archive", "dicom_to_bids",
+        "pseudo_healthy", "thick_slices",
     }  # fmt: skip
 
 
@@ -40,6 +41,16 @@ def test_all_that_are_asked_for_ship() -> None:
         ("name: P P\ntask: {name: detect-anomalies}", "name"),
         ("name: p\ntask: {name: detect-anomalies}\ntimeout_minutes: -1", "timeout_minutes"),
         ("name: p\ntask: {name: detect-anomalies, dicom: [seg, seg]}", "counts once"),
+        ("name: p\ntask: {name: inpaint}", "remove_anomalies: true or remove_metal"),
+        ("name: p\ntask: {name: super-resolve}", "one of scale, spacing_mm"),
+        ("name: p\ntask: {name: super-resolve, scale: 2, isotropic: true}", "one of scale"),
+        ("name: p\ntask: {name: denoise, strength: 2}", "strength"),
+        ("name: p\ntask: {name: chain, steps: [{name: denoise}]}", "steps"),
+        ("name: p\ntask: {name: chain, steps: [{name: denoise}, {name: rotate}]}", "rotate"),
+        (
+            "name: p\ntask: {name: chain, steps: [{name: denoise}, {name: denoise, report: no}]}",
+            "report: unknown key",
+        ),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
 )

@@ -26,7 +26,8 @@ def job(sources, tmp_path: Path, shelf: Path, **changes) -> Job:
     values = {
         "id": "case", "sources": tuple(sources), "root": str(tmp_path), "private": False,
         "task": Detect(name="detect-anomalies", model="tiny-baseline", report=False),
-        "drafts": str(tmp_path / "drafts"), "model": str(shelf / "tiny-baseline"),
+        "drafts": str(tmp_path / "drafts"),
+        "models": {"tiny-baseline": str(shelf / "tiny-baseline")},
     }  # fmt: skip
     return Job(**{**values, **changes})
 
