@@ -18,6 +18,9 @@ paper, which trains with one image per step.
 
 One network can learn several targets: the source then holds, behind the image's channels, one plane
 per target that is 1 for the wanted one and else 0 (as StarGAN's domain label; Choi et al. 2018).
+With ``heads`` the network does not see these planes: it makes every target at once, and they choose
+among its last channels. A U-Net that sees them as input learns to use them late or never: they
+would have to turn the sign of every detail.
 
 ``output`` has the target's unit; ``spread`` is the scale of a Laplace distribution of its error.
 """
@@ -54,6 +57,12 @@ class Pix2PixConfig(Config):
         description="channels of each slice: the image's, and a plane per target if several",
     )
     out_channels: int = Field(1, ge=1, description="channels of the target")
+    heads: int = Field(
+        0,
+        ge=0,
+        description="targets that the network makes at once, for the last so many channels of "
+        "each slice, the planes, to choose from; 0: it sees the planes, if there are any",
+    )
     generator: Literal["pix2pix", "unet", "resnet"] = Field(
         "pix2pix", description="the paper's U-Net, one with batch norm, or CycleGAN's generator"
     )
@@ -92,7 +101,7 @@ class Pix2Pix(nn.Module):
 
     Raises:
         InputError: ``input_slices`` is even, or more than one in 3-D; or not as many ``features``
-            as the U-Net has resolutions.
+            as the U-Net has resolutions; or ``heads`` that leave no channel for the image.
     """
 
     Config = Pix2PixConfig
@@ -104,6 +113,9 @@ class Pix2Pix(nn.Module):
         if config.generator == "unet" and len(config.features) != 5:
             msg = f"generator unet has five resolutions, got {len(config.features)} features"
             raise InputError(msg, "Give five numbers, for example 16, 32, 64, 128, 160.")
+        if config.heads >= config.channels:
+            msg = f"{config.heads} planes leave no image among {config.channels} channels"
+            raise InputError(msg, "Set channels to those of the image and a plane per target.")
         self.config = config
         self.spatial_dims, self.input_slices = config.spatial_dims, config.input_slices
         self.channels, self.out_channels = config.channels, config.out_channels
@@ -127,7 +139,13 @@ class Pix2Pix(nn.Module):
     def forward(self, image: Tensor) -> Restored:
         """Source ``(B, slices * channels, *s)`` to the target of its middle slice."""
         require_multiples(image.shape[2:], self.divisor)
-        return restored(self.generator(image), 0.0, self.config.out_channels)
+        heads, channels = self.config.heads, self.config.out_channels
+        if not heads:
+            return restored(self.generator(image), 0.0, channels)
+        slices = image.unflatten(1, (self.input_slices, self.channels))
+        made = self.generator(slices[:, :, :-heads].flatten(1, 2)).unflatten(1, (heads, -1))
+        wanted = slices[:, self.input_slices // 2, -heads:].unsqueeze(2)
+        return restored((made * wanted).sum(1), 0.0, channels)
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """The critic on the real and the made target, then the generator against it."""
@@ -156,8 +174,8 @@ class Pix2Pix(nn.Module):
 
 def _generator(config: Pix2PixConfig) -> tuple[nn.Module, int]:
     """The generator, and what spatial sizes must be multiples of."""
-    dims, inputs = config.spatial_dims, config.channels * config.input_slices
-    outputs = config.out_channels * (2 if config.spread else 1)
+    dims, inputs = config.spatial_dims, (config.channels - config.heads) * config.input_slices
+    outputs = config.out_channels * (2 if config.spread else 1) * max(config.heads, 1)
     if config.generator == "pix2pix":
         network = UNetTranslator(
             dims, inputs, outputs, features=config.features, dropout=config.dropout
@@ -166,7 +184,7 @@ def _generator(config: Pix2PixConfig) -> tuple[nn.Module, int]:
     if config.generator == "resnet":
         translator = ResNetTranslator(
             dims, inputs, outputs, width=config.width, blocks=config.blocks, folding=config.fold,
-            planes=config.channels > 1,
+            planes=config.channels > 1 + config.heads,
         )  # fmt: skip
         return translator, translator.divisor
     return _FoldedUNet(dims, inputs, outputs, config.features, config.fold), 16 * config.fold
