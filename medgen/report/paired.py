@@ -175,7 +175,7 @@ METHODS = (
     "subjects",
     *(f"{title} ({better})" for title, _, better, _ in MEASURES.values()),
 )
-TESTS = ("difference", "measure", "mean", "95 % interval", "Wilcoxon p", "ahead", "patients")
+TESTS = ("difference", "measure", "mean", "95 % interval", "Wilcoxon p", "better mean", "patients")
 SUBJECTS = ("subject", "method", "voxels", "data range", *NAMES, "undefined because")
 
 

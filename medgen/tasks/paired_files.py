@@ -12,6 +12,9 @@ from medgen.errors import InputError
 from medgen.tasks.detect_files import IMAGE_ENDINGS
 
 LISTED = 5  # names that an error message shows
+# What medgen writes beside an image, and is no result to compare; and which of it is a mask.
+BESIDE = ("overview", "_uncertainty", "_map")
+MASKS = ("_invented", "_mask")
 
 
 class Case(NamedTuple):
@@ -77,14 +80,19 @@ def partners(
 
     A file belongs to the reference of the same name; else to the one whose name it, or the folder
     it lies in, begins with: what ``medgen denoise`` made of ``sub-1.nii.gz`` is found as
-    ``sub-1_desc-denoised.nii.gz`` and as ``sub-1/sub-1_desc-denoised.nii.gz``. Two files that are
-    one image go with each other whatever their names.
+    ``sub-1_desc-denoised.nii.gz`` and as ``sub-1/sub-1_desc-denoised.nii.gz``, and by its BIDS
+    name: ``sub-1_desc-denoised_T1w`` of ``sub-1_T1w``. Pictures, uncertainty and hole that medgen
+    wrote beside it are passed over. Two files that are one image go with each other whatever their
+    names.
 
     Raises:
         InputError: Several files fit one reference.
     """
     offered = images(result)
-    if only is not None:
+    if only is None:
+        endings = BESIDE if what == "mask" else (*BESIDE, *MASKS)
+        offered = {k: path for k, path in offered.items() if not _stem(path).endswith(endings)}
+    else:
         offered = {k: path for k, path in offered.items() if fnmatch.fnmatch(path.name, only)}
     if len(references) == 1 and len(offered) == 1:
         return dict(zip(references, offered.values(), strict=True))
@@ -93,6 +101,8 @@ def partners(
     found = {}
     for name in references:
         fitting = _fitting(name, offered, references)
+        if what == "mask" and len(fitting) > 1:  # the image itself may lie beside its mask
+            fitting = [path for path in fitting if _stem(path).endswith(MASKS)] or fitting
         if len(fitting) > 1:
             names = _listed([path.name for path in fitting])
             hint = "Say which files are meant, such as --only '*_denoised.nii.gz'."
@@ -117,9 +127,11 @@ def _fitting(name: str, offered: dict[str, Path], references: dict[str, Path]) -
 
 
 def _begins(name: str, start: str) -> bool:
-    """Whether a name is another, or that with something after ``_``."""
+    """Whether a name is another, or that with something after ``_``, or its BIDS derivative."""
     last = name.rsplit("/", 1)[-1]
-    return last == start or last.startswith(start + "_")
+    entities, _, suffix = start.rpartition("_")
+    derived = last.startswith(f"{entities}_desc-") and last.endswith(f"_{suffix}")
+    return last == start or last.startswith(start + "_") or (bool(entities) and derived)
 
 
 def _ending(path: Path) -> str:

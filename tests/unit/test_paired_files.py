@@ -59,11 +59,38 @@ def test_a_longer_name_is_not_taken_for_the_shorter_one(tmp_path):
 
 def test_several_fitting_files_are_refused_until_one_is_named(tmp_path):
     truth = images(touch(tmp_path / "truth", "s-1.nii.gz", "s-2.nii.gz"))
-    made = touch(tmp_path / "made", "s-1_t2.nii.gz", "s-1_uncertainty.nii.gz", "s-2_t2.nii.gz")
-    with pytest.raises(InputError, match=r"s-1_t2\.nii\.gz, s-1_uncertainty\.nii\.gz"):
+    made = touch(tmp_path / "made", "s-1_t2.nii.gz", "s-1_flair.nii.gz", "s-2_t2.nii.gz")
+    with pytest.raises(InputError, match=r"s-1_flair\.nii\.gz, s-1_t2\.nii\.gz"):
         partners(truth, made, "result", None)
     found = partners(truth, made, "result", "*_t2.nii.gz")
     assert {path.name for path in found.values()} == {"s-1_t2.nii.gz", "s-2_t2.nii.gz"}
+
+
+def test_what_medgen_writes_beside_an_image_is_passed_over(tmp_path):
+    """The folder of `medgen inpaint` serves as result, and as mask."""
+    truth = images(touch(tmp_path / "truth", "s-1.nii.gz", "s-2.nii.gz"))
+    files = ("desc-inpainted.nii.gz", "desc-inpainted_uncertainty.nii.gz",
+             "desc-inpainted_invented.nii.gz")  # fmt: skip
+    made = tmp_path / "made"
+    for n in (1, 2):
+        touch(made / f"s-{n}", "overview.png", "report.html", *(f"s-{n}_{file}" for file in files))
+    names = {path.name for path in partners(truth, made, "result", None).values()}
+    assert names == {"s-1_desc-inpainted.nii.gz", "s-2_desc-inpainted.nii.gz"}
+    names = {path.name for path in partners(truth, made, "mask", None).values()}
+    assert names == {"s-1_desc-inpainted_invented.nii.gz", "s-2_desc-inpainted_invented.nii.gz"}
+
+
+def test_names_of_bids_derivatives(tmp_path):
+    truth = images(touch(tmp_path / "truth", "sub-1_T1w.nii.gz", "sub-1_T2w.nii.gz"))
+    made = touch(
+        tmp_path / "made", "sub-1_desc-denoised_T1w.nii.gz", "sub-1_desc-synthetic_T2w.nii.gz",
+        "sub-1_desc-denoisedT1w_uncertainty.nii.gz",
+    )  # fmt: skip
+    found = partners(truth, made, "result", None)
+    assert {name: path.name for name, path in found.items()} == {
+        "sub-1_T1w": "sub-1_desc-denoised_T1w.nii.gz",
+        "sub-1_T2w": "sub-1_desc-synthetic_T2w.nii.gz",
+    }
 
 
 def test_masks_one_for_all_or_one_for_each(tmp_path):
