@@ -349,6 +349,34 @@ def test_every_generator_hears_which_target_is_wanted(generator: str) -> None:
     assert float((one - other).detach().abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("slices", [1, 3])
+def test_with_heads_every_target_is_made_and_the_planes_choose(slices: int) -> None:
+    """The network itself never sees them, so the wanted target cannot change the others."""
+    trained = method("unet_l1", channels=3, heads=2, input_slices=slices, features=(4, 8, 8)).eval()
+    assert trained.generator.down[0][0].in_channels == slices
+    image = torch.rand(2, slices, 1, SIDE, SIDE)
+
+    def asked(first: float) -> dict[str, Tensor]:
+        planes = torch.tensor([first, 1 - first]).view(1, 1, 2, 1, 1)
+        planes = planes.expand(2, slices, -1, SIDE, SIDE)
+        found: dict[str, Tensor] = trained.predict(torch.cat([image, planes], 2).flatten(1, 2))
+        return found
+
+    made = trained.generator(image.flatten(1, 2))
+    for first, number in ((1.0, 0), (0.0, 1)):
+        found = asked(first)
+        assert torch.allclose(found["output"], made[:, 2 * number : 2 * number + 1])
+        assert torch.allclose(found["spread"], made[:, 2 * number + 1 : 2 * number + 2].exp())
+    asked(1.0)["output"].sum().backward()
+    gradient = trained.generator.up[-1][1].bias.grad
+    assert gradient.tolist() == [2 * SIDE * SIDE, 0, 0, 0]
+
+
+def test_heads_must_leave_a_channel_for_the_image() -> None:
+    with pytest.raises(InputError, match="leave no image"):
+        method("unet_l1", channels=2, heads=2, features=(4, 8))
+
+
 def test_pix2pix_says_which_features_a_unet_needs() -> None:
     with pytest.raises(InputError, match="five resolutions"):
         method("pix2pix", generator="unet", features=(4, 8))
