@@ -1,0 +1,160 @@
+"""From a training run of a restoration method to its package."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import yaml
+
+from medgen.errors import InputError, PackageError
+from medgen.package import ModelPackage, load_package, verify_package
+from medgen.tasks.pack import pack, read_recipe
+from medgen.tasks.pack_restoration import SpreadRecipe, calibrate
+
+RECIPE: dict[str, Any] = {
+    "task": "denoise", "name": "tiny-denoise", "version": "0.1.0", "summary": "tiny",
+    "intended_use": "tests", "limitations": "many", "training_config": "configs/none.yaml",
+    "contract": {"spatial_dims": [2, 3]}, "spread": {"batches": 4},
+    "training_data": [{"name": "phantoms", "licence": "none", "cases": 0}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from medgen.training import train
+    from medgen.training.config import TrainingConfig
+
+    folder = tmp_path_factory.mktemp("runs") / "denoise"
+    config = TrainingConfig.model_validate(
+        {
+            "name": "tiny", "seed": 1, "steps": 2, "batch_size": 4, "method": "dncnn",
+            "config": {"spatial_dims": 2, "input_slices": 3, "depth": 3, "width": 4},
+            "data": {
+                "kind": "restoration", "task": "denoise", "anatomy": {"kind": "phantoms"},
+                "size": [32, 40], "spacing_mm": 4.0, "slices_per_slab": 2,
+            },
+        }
+    )  # fmt: skip
+    train(config, folder, progress=False)
+    return folder
+
+
+def recipe(tmp_path: Path, **changes: Any) -> Any:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
+    return read_recipe(path)
+
+
+@pytest.fixture(scope="module")
+def package(run: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    folder = tmp_path_factory.mktemp("package")
+    return pack(run, recipe(folder), folder / "tiny-denoise")
+
+
+def test_a_package_says_what_the_run_knows(package: ModelPackage) -> None:
+    block = package.manifest.restoration
+    assert block is not None
+    assert set(block.noise) == {"gaussian", "rician", "poisson"}
+    assert block.sources == ("any",)
+    assert block.spread is not None
+    assert block.spread.level == 0.9
+    assert 0.5 < block.spread.coverage <= 1
+    assert package.preparation.brightest is None
+    assert package.preparation.spacing_mm == 4.0
+    assert package.inference.mode == "2.5d"
+    card = (package.folder / "CARD.md").read_text()
+    assert f"held {block.spread.coverage:.1%}" in card.replace("\n", " ")
+
+
+def test_its_pictures_and_golden_case_are_small(package: ModelPackage) -> None:
+    picture = (package.folder / "samples.jpg").read_bytes()
+    assert len(picture) <= 60_000
+    shown = np.asarray(PIL.Image.open(io.BytesIO(picture)))
+    assert shown.shape == (6 * 32, 4 * 40)
+    assert shown.std() > 10
+    golden = sum(path.stat().st_size for path in (package.folder / "golden").iterdir())
+    assert golden <= 40_000
+
+
+def test_it_verifies_unless_its_golden_case_differs(
+    package: ModelPackage, monkeypatch: Any
+) -> None:
+    assert verify_package(load_package(package.folder)) <= 5e-3
+    known = package.arrays("golden/expected.safetensors")
+    monkeypatch.setattr(
+        ModelPackage, "arrays",
+        lambda self, name, real=ModelPackage.arrays: {
+            key: value + np.float16(0.02) for key, value in known.items()
+        } if "expected" in name else real(self, name),
+    )  # fmt: skip
+    with pytest.raises(PackageError, match="another"):
+        verify_package(package)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": "inpaint"}, "the recipe is for inpaint, but the run trained denoise"),
+        ({"preparation": {"brightest": 1.5}}, "scaled back"),
+        ({"preparation": {"normalisation": "equalise"}}, "scaled back"),
+        ({"restoration": {"scales": "two"}}, "restoration in the recipe"),
+    ],
+)
+def test_recipes_that_do_not_fit(run: Path, tmp_path: Path, changes: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        pack(run, recipe(tmp_path, **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class Guess:
+    """A network that is off by Laplace noise, whose scale it states too small by half."""
+
+    channels, input_slices, divisor, spatial_dims = 1, 1, 1, 2
+
+    def predict(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        scale = torch.linspace(0.01, 0.1, image.shape[-1]).expand_as(image)
+        noise = torch.distributions.Laplace(0.0, scale).sample()
+        return {"output": noise, "spread": scale / 2}
+
+    def eval(self) -> Guess:
+        return self
+
+
+class Zeros:
+    """Held-out batches whose truth is 0."""
+
+    def validation_batch(self, index: int) -> dict[str, torch.Tensor]:
+        image = torch.full((4, 1, 64, 64), 0.5)
+        mask = torch.ones_like(image)
+        mask[:, :, :10] = 0
+        return {"image": image, "target": torch.zeros_like(image), "mask": mask}
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_the_calibration_covers_what_it_says(level: float) -> None:
+    torch.manual_seed(0)
+    found, measured = calibrate(Guess(), Zeros(), SpreadRecipe(level=level, batches=8))
+    # The interval of a Laplace distribution has the half width -b ln(1 - level); b was halved.
+    assert found.factor == pytest.approx(-2 * np.log(1 - level), rel=0.02)
+    assert found.coverage == pytest.approx(level, abs=0.01)
+    assert measured["coverage_sure"] == pytest.approx(level, abs=0.02)
+    assert measured["coverage_unsure"] == pytest.approx(level, abs=0.02)
+    assert measured["error"] == pytest.approx(0.055, rel=0.03)
+    assert measured["input_error"] == pytest.approx(0.5)
+
+
+def test_the_manifest_belongs_to_its_task(package: ModelPackage) -> None:
+    from pydantic import ValidationError
+
+    from medgen.manifest import Manifest
+
+    values = package.manifest.model_dump(mode="json")
+    for wrong in ({"task": "detect-anomalies"}, {"restoration": None}, {"task": "translate"}):
+        with pytest.raises(ValidationError):
+            Manifest.model_validate({**values, **wrong})
