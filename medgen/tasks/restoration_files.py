@@ -34,6 +34,7 @@ MEASURES = {
     "inconsistency_mean": "then, mean difference from the scan",
     "inconsistency_max_before": "largest difference before the correction",
     "inconsistency_mean_before": "mean difference before the correction",
+    "noise": "standard deviation of white noise in the scan, to compare with",
     "noise_before": "standard deviation of white noise in the scan",
     "noise_after": "standard deviation of white noise in the result",
     "edges_kept": "part of the scan's edges that the result shows, 0 to 1",

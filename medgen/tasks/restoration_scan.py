@@ -4,6 +4,7 @@ its output turned back into the scan's values.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from medgen.classical import CLASSICAL
 from medgen.devices import check_device_name, resolve_device
+from medgen.errors import PackageError
 from medgen.manifest import Contract, Manifest, Restored, Restores
 from medgen.package import (
     ModelPackage,
@@ -143,7 +145,15 @@ def find_model(verb: Restored, model: Model) -> tuple[ModelPackage | None, Manif
     """
     if isinstance(model, str) and model in CLASSICAL[verb]:
         return None, classical_manifest(verb, model)
-    package = model if isinstance(model, ModelPackage) else load_package(model)
+    try:
+        package = model if isinstance(model, ModelPackage) else load_package(model)
+    except PackageError as error:
+        near = difflib.get_close_matches(str(model), CLASSICAL[verb], n=1, cutoff=0.75)
+        if not near:
+            raise
+        msg = f"unknown model {str(model)!r}. Did you mean {near[0]!r}?"
+        hint = f"Methods without training: {', '.join(CLASSICAL[verb])}."
+        raise PackageError(msg, hint) from error
     require_task(package, verb)
     return package, package.manifest
 

@@ -344,6 +344,8 @@ def _common(
 def _class_attributes(d: Dataset, acquired: Dataset, units: str | None) -> None:
     """What the class demands (PS3.3 C.8.3.1, C.8.2.1, C.8.6.1), empty if it is not known."""
     d.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+    if d.SOPClassUID in _CLASSES.values() and "PatientPosition" not in d:
+        d.PatientPosition = ""
     d.RescaleType = units if units == "HU" else "US"  # unspecified
     if d.SOPClassUID == MRImageStorage:
         for keyword in ("EchoTime", "RepetitionTime", "EchoTrainLength", "MRAcquisitionType"):
