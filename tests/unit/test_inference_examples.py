@@ -147,6 +147,17 @@ def test_whole_slices_are_cut_to_the_mask_and_some_background() -> None:
     assert torch.equal(score, image * mask)
 
 
+def test_the_surroundings_of_the_mask_can_be_shown() -> None:
+    method = Method(lambda tiles: tiles)
+    mask = torch.zeros(1, 64, 64)
+    mask[0, 30, 30] = 1
+    for context, size in ((0, 1), (4, 9), (12, 25)):
+        predict_volume(
+            method, torch.rand(1, 64, 64), mask, Inference(mode="2d", context_voxels=context)
+        )
+        assert method.batches[-1].shape == (1, 1, size, size)
+
+
 def test_outside_the_mask_restored_is_the_image() -> None:
     image, mask = torch.rand((1, 5, 6)), torch.rand((1, 5, 6)) < 0.5
     method = Method(lambda batch: batch - 1, name="restored")

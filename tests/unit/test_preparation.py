@@ -182,3 +182,49 @@ def test_settings_survive_json_and_are_checked() -> None:
     for wrong in ({"spacing_mm": 0}, {"lower": 99, "upper": 1}, {"orientation": "LPS"}, {"x": 1}):
         with pytest.raises(ValidationError):
             Preparation(**wrong)
+
+
+def test_unclipped_values_scale_back(phantom: phantoms.Phantom) -> None:
+    scan = phantom.image
+    prepared = Preparation(spacing_mm=None, brain="none", brightest=None).apply(scan)
+    image, inside = prepared.image.numpy()[0], prepared.mask.numpy()[0]
+    low, high = prepared.ranges[0]
+    assert image[inside].min() < 0
+    assert np.percentile(image[inside], [1, 99]) == pytest.approx([0, 1], abs=1e-5)
+    back = prepared.to_source(image[None] * (high - low) + low)[0]
+    where = prepared.source_mask
+    np.testing.assert_allclose(back[where], scan.voxels[0][where], rtol=1e-5, atol=1e-3)
+    clipped = Preparation(spacing_mm=None, brain="none").apply(scan)
+    assert clipped.ranges == prepared.ranges
+    np.testing.assert_array_equal(clipped.image.numpy()[0], image.clip(0, 1.5) * inside)
+
+
+@pytest.mark.parametrize("spacing_mm", [None, 2.0, 9.0])
+def test_ignored_voxels_tell_nothing(phantom: phantoms.Phantom, spacing_mm: float | None) -> None:
+    ignore = np.zeros(phantom.image.geometry.shape, bool)
+    middle = [size // 2 for size in ignore.shape]
+    ignore[tuple(slice(m - 3, m + 4) for m in middle)] = True
+    preparation = Preparation(spacing_mm=spacing_mm, brain="none", brightest=None)
+    results = []
+    for value in (0, -5000, 1e5):
+        voxels = phantom.image.voxels.astype(np.float32)
+        voxels[0][ignore] = value
+        results.append(preparation.apply(phantom.image.with_voxels(voxels), ignore=ignore))
+    first = results[0]
+    assert first.ignored is not None
+    assert first.ignored.any()
+    assert first.mask[first.ignored].all()
+    assert not first.image[first.ignored].any()
+    for other in results[1:]:
+        assert other.ranges == first.ranges
+        np.testing.assert_array_equal(other.image.numpy(), first.image.numpy())
+        np.testing.assert_array_equal(other.mask.numpy(), first.mask.numpy())
+    # Every ignored voxel lies where the prepared image was left out.
+    found = first.to_source(first.ignored.float(), "nearest")[0] > 0
+    assert found[ignore].all()
+
+
+def test_ignoring_everything_is_refused(phantom: phantoms.Phantom) -> None:
+    ignore = np.ones(phantom.image.geometry.shape, bool)
+    with pytest.raises(InputError, match="nothing of the image is left"):
+        Preparation(brain="none").apply(phantom.image, ignore=ignore)
