@@ -31,6 +31,8 @@ from medgen.training.config import validated
 SAMPLES = "samples.jpg"
 # Voxels taken of each held-out batch: neighbours tell little new.
 VOXELS_PER_BATCH = 20_000
+# Voxels around a hole that an inpainting network is shown.
+HOLE_CONTEXT = 32
 # Every restoration model is prepared like this; a recipe says the rest.
 PREPARATION = {"brain": "none", "brightest": None}
 
@@ -140,8 +142,10 @@ def _preparation(recipe: RestorationRecipe, source: Any) -> dict[str, Any]:
 
 
 def _inference(recipe: RestorationRecipe, method: Any) -> dict[str, Any]:
+    """The recipe's inference; a hole is shown with its surroundings."""
     mode = "2.5d" if method.input_slices > 1 else f"{method.spatial_dims}d"
-    return {"mode": mode, **recipe.inference}
+    context = {"context_voxels": HOLE_CONTEXT} if recipe.task == "inpaint" else {}
+    return {"mode": mode, **context, **recipe.inference}
 
 
 def _known(data: tuple[TrainingData, ...], source: Any) -> tuple[TrainingData, ...]:
