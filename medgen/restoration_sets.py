@@ -278,7 +278,9 @@ class RestorationSource:
             contrast = choose(anatomy.config.contrasts, generator)
             thick = 0.0 if config.task == "super_resolve" else 0.3
             truth = acquired(anatomy._paint(labels, contrast, generator), generator, thick)
-            return Slab(truth, tissue, shown, shown)
+            # A hole that reaches beyond the brain is to be filled with nothing there.
+            counted = torch.ones_like(shown) if config.task == "inpaint" else shown
+            return Slab(truth, tissue, shown, counted)
         source, wanted = self._contrasts(generator)
         target = config.targets[wanted]
         images = self._two_contrasts(labels, source, target, generator)
