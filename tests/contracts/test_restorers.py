@@ -77,6 +77,7 @@ CASES: dict[str, Case] = {
         "super_resolve",
         {"blocks": 2, "width": 16, "norm": "batch", "learning_rate": 3e-3},
         left=0.95,
+        dims=(2,),
     ),
     "srgan": Case(
         "super_resolve",
@@ -362,7 +363,15 @@ def test_the_configuration_survives_json(name: str, dims: int) -> None:
         cls.Config.model_validate({**json.loads(text), "colour": 1})
 
 
-@every
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [
+        # Volumes take seconds each, and learn by the same code.
+        pytest.param(name, d, id=f"{name}-{d}d", marks=pytest.mark.slow if d == 3 else ())
+        for name, case in CASES.items()
+        for d in case.dims
+    ],
+)
 def test_it_learns_a_few_phantoms(name: str, dims: int) -> None:
     case = CASES[name]
     if case.left is None:
