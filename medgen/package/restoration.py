@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,11 +136,11 @@ class _Wrapped:
         parameters: Iterator[nn.Parameter] = self.network.parameters()
         return parameters
 
-    def eval(self) -> _Wrapped:
+    def eval(self) -> Self:
         self.network.eval()
         return self
 
-    def to(self, device: torch.device | str) -> _Wrapped:
+    def to(self, device: torch.device | str) -> Self:
         self.network.to(device)
         return self
 
