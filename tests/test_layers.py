@@ -146,6 +146,7 @@ LIGHT = (
     "medgen.report", "medgen.methods", "medgen.phantoms", "medgen.batch.run", "medgen.batch.verbs",
     "medgen.tasks.deidentify", "medgen.tasks.check", "medgen.cli.batch", "medgen.cli.evaluate",
     "medgen.metrics.synthesis", "medgen.tasks.evaluate_synthesis",
+    "medgen.tasks.evaluate_paired", "medgen.report.comparison",
 )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """A scan and what was made of it, turned towards the reader, and the words for both."""
 
+# ruff: noqa: D102 - the protocol's members are explained where they are made
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -27,26 +29,43 @@ PAST = {
 MARGIN_MM = 4.0
 
 
-class RestorationLike(Protocol):
+class RestorationLike(Protocol):  # read-only, as a frozen dataclass is
     """What a report needs to know (see ``medgen.tasks.restoration.Restoration``)."""
 
-    verb: str
-    kind: str
-    volume: Volume
-    output: Array
-    geometry: Geometry
-    before: Array
-    uncertainty: Array | None
-    level: float | None
-    invented: Array | None
-    measures: Mapping[str, float | str]
-    model: Any
-    model_sha256: str
-    notes: Sequence[str]
-    fallbacks: Sequence[str]
-    timings: Mapping[str, float]
-    device: str
-    seed: int
+    @property
+    def verb(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def volume(self) -> Volume: ...
+    @property
+    def output(self) -> Array: ...
+    @property
+    def geometry(self) -> Geometry: ...
+    @property
+    def before(self) -> Array: ...
+    @property
+    def uncertainty(self) -> Array | None: ...
+    @property
+    def level(self) -> float | None: ...
+    @property
+    def invented(self) -> Array | None: ...
+    @property
+    def measures(self) -> Mapping[str, float | str]: ...
+    @property
+    def model(self) -> Any: ...
+    @property
+    def model_sha256(self) -> str: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+    @property
+    def fallbacks(self) -> Sequence[str]: ...
+    @property
+    def timings(self) -> Mapping[str, float]: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,14 @@ RADIOLOGICAL = "Radiological convention: the patient's left is on the right of t
 class ResultLike(Protocol):
     """What was computed, from what, with what: a detection or a restoration."""
 
-    volume: Volume
-    model: Any
-    model_sha256: str
-    device: str
+    @property
+    def volume(self) -> Volume: ...  # noqa: D102
+    @property
+    def model(self) -> Any: ...  # noqa: D102
+    @property
+    def model_sha256(self) -> str: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
 
 
 def scan_name(result: ResultLike) -> str:
