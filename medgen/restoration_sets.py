@@ -5,7 +5,8 @@ patches (:mod:`medgen.real_scans`), and :mod:`medgen.corruption` does the damage
 
 - ``inpaint``: a hole is cut; the truth is the image as it was, its noise included.
 - ``super_resolve``: the truth is seen by larger voxels through a Gaussian point-spread function or
-  slice profile, gets noise, and is interpolated back by a cubic B-spline.
+  slice profile, gets noise, is interpolated back by a cubic B-spline and made consistent with what
+  was seen.
 - ``denoise``: the truth gets noise and, if asked for, motion or shading.
 - ``translate``: the same anatomy and lesions are painted in two contrasts; the input has noise, the
   truth has none. Drawn anatomy only: it is what makes perfectly aligned pairs.
@@ -41,9 +42,10 @@ from medgen.anatomy import (
 from medgen.config import Config
 from medgen.corruption import chance, paint_lesions, uniform
 from medgen.corruption.artefacts import acquired, bias_field, motion
-from medgen.corruption.coarse_patches import along, resampling_matrices
+from medgen.corruption.coarse_patches import patch_axis, refined_start
 from medgen.corruption.holes import KINDS, random_hole
 from medgen.corruption.noise import NOISE, random_noise
+from medgen.corruption.resolution import along
 from medgen.errors import InputError
 from medgen.real_scans import RealScans, RealScansConfig
 
@@ -276,8 +278,11 @@ class RestorationSource:
             shown = torch.ones_like(tissue) if chance(generator, 0.75) else labels > 0
         if config.task != "translate":
             contrast = choose(anatomy.config.contrasts, generator)
-            thick = 0.0 if config.task == "super_resolve" else 0.3
-            truth = acquired(anatomy._paint(labels, contrast, generator), generator, thick)
+            thick, sharpness = 0.3, (0.4, 0.85)
+            if config.task == "super_resolve":  # no scan is as sharp as labels are
+                thick, sharpness = 0.0, (0.6, 1.1)
+            painted = anatomy._paint(labels, contrast, generator)
+            truth = acquired(painted, generator, thick, sharpness=sharpness)
             # A hole that reaches beyond the brain is to be filled with nothing there.
             counted = torch.ones_like(shown) if config.task == "inpaint" else shown
             return Slab(truth, tissue, shown, counted)
@@ -430,21 +435,20 @@ class RestorationSource:
         return image
 
     def _coarse(self, image: Tensor, generator: Generator) -> Tensor:
-        """Seen by large voxels, with noise, and interpolated back by a cubic B-spline."""
+        """Seen by large voxels, with noise, and brought back to the fine grid as in use."""
         config = self.config
         factors = config.factors[_pick(len(config.factors), generator)]
-        back: list[tuple[int, Tensor]] = []
-        for axis, factor in enumerate(factors):
-            if factor == 1 or image.shape[axis] == 1:
-                continue
-            fwhm = uniform(generator, *config.psf)
-            down, up = resampling_matrices(image.shape[axis], factor, fwhm, generator)
-            image = along(image, down, axis)
-            back.append((axis, up))
-        image = random_noise(image, self.noise, generator)
-        for axis, up in back:
-            image = along(image, up, axis)
-        return image
+        axes = [
+            None
+            if factor == 1 or size == 1
+            else patch_axis(size, factor, uniform(generator, *config.psf), generator)
+            for size, factor in zip(image.shape, factors, strict=True)
+        ]
+        for axis, item in enumerate(axes):
+            if item is not None:
+                image = along(image, item.down, axis - image.ndim)
+        measured = random_noise(image, self.noise, generator)
+        return refined_start(measured, axes, float((measured - image).std()))
 
 
 def value_range(image: Tensor, tissue: Tensor) -> tuple[float, float]:

@@ -32,7 +32,13 @@ def bias_field(
     return torch.exp(strength * smooth_noise(shape, grain, generator))
 
 
-def acquired(image: Tensor, generator: Generator, thick: float, shading: float = 0.2) -> Tensor:
+def acquired(
+    image: Tensor,
+    generator: Generator,
+    thick: float,
+    shading: float = 0.2,
+    sharpness: tuple[float, float] = (0.4, 0.85),
+) -> Tensor:
     """Bias field, limited resolution and contrast curve of a scan, without noise.
 
     Args:
@@ -40,8 +46,9 @@ def acquired(image: Tensor, generator: Generator, thick: float, shading: float =
         generator: Source of randomness.
         thick: How often one axis is blurred as by thick slices.
         shading: Largest standard deviation of the logarithm of the bias field.
+        sharpness: Range of the blur's standard deviation in voxels.
     """
-    sharp = uniform(generator, 0.4, 0.85)
+    sharp = uniform(generator, *sharpness)
     sigmas = [sharp * uniform(generator, 0.7, 1.3) for _ in range(3)]
     if chance(generator, thick):
         sigmas[int(torch.randint(3, (), generator=generator))] += uniform(generator, 0.5, 1.5)

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +26,19 @@ from torch import Tensor
 SIGMA_PER_FWHM = 1 / math.sqrt(8 * math.log(2))
 # Slices that are corrected at a time.
 SLAB = 32
+
+
+class Axis(Protocol):
+    """What the operators below ask of an axis that loses resolution."""
+
+    @property
+    def step(self) -> float:
+        """Size of a coarse voxel in fine voxels."""
+
+    def matrix(self) -> Tensor:
+        """The degradation ``(coarse, fine)``; each row sums to one."""
+
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -87,14 +101,14 @@ def _matrix(sampling: Sampling) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _spectrum(sampling: Sampling) -> tuple[Tensor, Tensor]:
+def _spectrum(sampling: Axis) -> tuple[Tensor, Tensor]:
     """Eigenvalues ``(coarse,)`` and eigenvectors ``(coarse, coarse)`` of ``A A'``."""
-    matrix = _matrix(sampling)
+    matrix = sampling.matrix()
     values, vectors = torch.linalg.eigh(matrix @ matrix.T)
     return values, vectors
 
 
-def downsample(image: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
+def downsample(image: Tensor, samplings: Sequence[Axis | None]) -> Tensor:
     """Degrade an image: ``A image``, an exact linear operator.
 
     Args:
@@ -112,7 +126,7 @@ def downsample(image: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
 
 
 def back_project(
-    measured: Tensor, samplings: Sequence[Sampling | None], damping: float = 0.0
+    measured: Tensor, samplings: Sequence[Axis | None], damping: float = 0.0
 ) -> Tensor:
     """The smallest image that degrades to `measured`: ``A' (A A' + damping)^-1 measured``.
 
@@ -128,7 +142,7 @@ def back_project(
 
 
 def consistent(
-    image: Tensor, measured: Tensor, samplings: Sequence[Sampling | None], damping: float = 0.0
+    image: Tensor, measured: Tensor, samplings: Sequence[Axis | None], damping: float = 0.0
 ) -> Tensor:
     """The image nearest to `image` that degrades to `measured` (up to rounding and damping).
 
@@ -146,7 +160,7 @@ def consistent(
 
 
 def correct(
-    image: Tensor, residual: Tensor, samplings: Sequence[Sampling | None], damping: float = 0.0
+    image: Tensor, residual: Tensor, samplings: Sequence[Axis | None], damping: float = 0.0
 ) -> Tensor:
     """Add the back projection of a residual in place, slab by slab: no second volume is needed.
 
@@ -173,7 +187,7 @@ def correct(
     return image
 
 
-def noise_damping(residual: Tensor, samplings: Sequence[Sampling | None], noise: float) -> float:
+def noise_damping(residual: Tensor, samplings: Sequence[Axis | None], noise: float) -> float:
     """The damping that a residual calls for, if the scan has noise of a known strength.
 
     Args:
@@ -190,7 +204,7 @@ def noise_damping(residual: Tensor, samplings: Sequence[Sampling | None], noise:
     return noise**2 / errors if errors > 0 else math.inf
 
 
-def _whitened(residual: Tensor, samplings: Sequence[Sampling | None], damping: float) -> Tensor:
+def _whitened(residual: Tensor, samplings: Sequence[Axis | None], damping: float) -> Tensor:
     """``(A A' + damping)^-1 residual``, by the eigenvectors of each axis."""
     active = [(axis, *_spectrum(item)) for axis, item in _active(samplings)]
     power = residual.new_ones((1,) * residual.ndim)
@@ -203,14 +217,14 @@ def _whitened(residual: Tensor, samplings: Sequence[Sampling | None], damping: f
     return residual
 
 
-def _adjoint(weights: Tensor, samplings: Sequence[Sampling | None]) -> Tensor:
+def _adjoint(weights: Tensor, samplings: Sequence[Axis | None]) -> Tensor:
     """``A' weights``; the axis that grows least first."""
     for axis, sampling in sorted(_active(samplings), key=lambda pair: pair[1].step):
         weights = along(weights, sampling.matrix().T, axis)
     return weights
 
 
-def _active(samplings: Sequence[Sampling | None]) -> list[tuple[int, Sampling]]:
+def _active(samplings: Sequence[Axis | None]) -> list[tuple[int, Axis]]:
     """The axes that change, counted from the last."""
     dims = len(samplings)
     return [(axis - dims, item) for axis, item in enumerate(samplings) if item is not None]

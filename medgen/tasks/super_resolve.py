@@ -1,13 +1,14 @@
 """Super-resolve: the scan in smaller voxels, with detail that a network expects there.
 
-The scan is interpolated to the finer grid by cubic splines, and the network predicts what that
-missed. What is measured stays: the result is corrected so that, seen through the stated
-point-spread function, it gives the scan back as exactly as the scan's noise allows
-(:mod:`medgen.corruption.resolution`).
+The scan is interpolated to the finer grid by cubic splines and corrected so that, seen through the
+stated point-spread function, it gives the scan back as exactly as the scan's noise allows
+(:mod:`medgen.corruption.resolution`). The network predicts what that missed, and the result is
+corrected again: what is measured stays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -39,6 +40,7 @@ from medgen.volume import Volume
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from medgen.corruption.resolution import Sampling
     from medgen.inference import Predicts
 
 VERB: Restored = "super-resolve"
@@ -195,17 +197,26 @@ def _refined(
     """What the network makes of the interpolated scan, agreeing with the scan if wanted."""
     import torch
 
-    from medgen.corruption.resolution import correct, downsample, noise_damping
+    from medgen.corruption.resolution import correct, downsample
 
     assert opened.package is not None
     turn = turn_of(grid.fine)
+    # Everything stays turned; the degradation is the same from both ends of an axis.
+    samplings = [grid.samplings()[axis] for axis in turn.order]
     with timed(opened.timings, "prepare"):
         scale = scale_of(opened.volume, opened.package.preparation)
-        image, inside = scale.image(before, turn), None
+        image, inside, counts = scale.image(before, turn), None, None
         if scale.foreground is not None:
             shown = enlarge(scale.foreground, grid.fine.shape, order=0) > 0
             inside = torch.from_numpy(np.ascontiguousarray(turn.there(shown)))[None]
+            counts = torch.from_numpy(_contiguous(scale.foreground, turn)) > 0
             del shown
+        noise = noise_sigma(opened.volume.voxels[0], scale.foreground)
+        # The network was taught on what is consistent as far as noise allows (coarse_patches).
+        measured = scale.image(opened.volume.voxels[0], turn)[0]
+        residual = measured - downsample(image[0], samplings)
+        relative = noise / (scale.high - scale.low)
+        correct(image[0], residual, samplings, _damping(residual, counts, samplings, relative))
     predicted = predict(opened, image, inside, extra_gb=fine_gb, progress=progress)
     del image
     limits = (scale.low, scale.high)
@@ -213,9 +224,6 @@ def _refined(
         output = to_values(predicted.output[0], limits, opened.restores)
         if inside is not None:
             np.copyto(output, turn.there(before), where=~inside[0].numpy())
-        noise = noise_sigma(opened.volume.voxels[0], scale.foreground)
-        # Everything is still turned; the degradation is the same from both ends of an axis.
-        samplings = [grid.samplings()[axis] for axis in turn.order]
         measured = torch.from_numpy(_contiguous(opened.volume.voxels[0], turn))
         result = torch.from_numpy(output)
         residual = measured - downsample(result, samplings)
@@ -223,10 +231,7 @@ def _refined(
         if consistency != "none":
             damping = 0.0
             if consistency == "noise":
-                shown = residual
-                if scale.foreground is not None:
-                    shown = residual[torch.from_numpy(_contiguous(scale.foreground, turn)) > 0]
-                damping = noise_damping(shown, samplings, noise)
+                damping = _damping(residual, counts, samplings, noise)
             correct(result, residual, samplings, damping)
             after = _measures(measured - downsample(result, samplings), grid)
             measures |= {f"{name}_before": measures[name] for name in INCONSISTENCY} | after
@@ -236,6 +241,15 @@ def _refined(
         uncertainty=turn.back(half), measures=measures, notes=(*notes, scale.note),
         predicted=predicted,
     )  # fmt: skip
+
+
+def _damping(
+    residual: Tensor, counts: Tensor | None, samplings: Sequence[Sampling | None], noise: float
+) -> float:
+    """How much of a residual is left to noise of a known strength; it is judged where it counts."""
+    from medgen.corruption.resolution import noise_damping
+
+    return noise_damping(residual if counts is None else residual[counts], samplings, noise)
 
 
 def _contiguous(values: NDArray[Any], turn: Turn) -> NDArray[np.float32]:

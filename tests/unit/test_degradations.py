@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from medgen.corruption.artefacts import acquired, bias_field, motion
-from medgen.corruption.coarse_patches import along, resampling_matrices
+from medgen.corruption.coarse_patches import patch_axis, refined_start
 from medgen.corruption.holes import KINDS, random_hole
 from medgen.corruption.noise import NOISE, low_dose, random_noise, rician
+from medgen.corruption.resolution import along, downsample
 
 SHAPE = (4, 48, 52)
 
@@ -152,7 +155,9 @@ def test_acquisition_blurs_and_is_repeatable() -> None:
 def test_large_voxels_and_back_keep_constants_and_slopes(
     fine: int, factor: float, fwhm: float, seed: int
 ) -> None:
-    down, up = resampling_matrices(fine, factor, fwhm, seeded(seed))
+    axis = patch_axis(fine, factor, fwhm, seeded(seed))
+    down, up = axis.down, axis.up
+    assert torch.allclose(axis.matrix().sum(1), torch.ones(len(down), dtype=torch.float64))
     assert down.shape[0] == up.shape[1] and down.shape[0] <= fine / factor + 2
     assert torch.allclose(up @ down @ torch.ones(fine), torch.ones(fine), atol=1e-4)
     if fine / factor >= 12:  # far from both borders a slope stays a slope
@@ -163,13 +168,36 @@ def test_large_voxels_and_back_keep_constants_and_slopes(
 
 def test_the_coarse_grid_begins_anywhere() -> None:
     grids = {
-        tuple(resampling_matrices(24, 4, 1.0, seeded(n))[0][1].argmax()[None].tolist())
-        for n in range(30)
+        tuple(patch_axis(24, 4, 1.0, seeded(n)).down[1].argmax()[None].tolist()) for n in range(30)
     }
     assert len(grids) >= 4
+
+
+def test_a_patch_starts_consistent_with_what_was_seen() -> None:
+    truth = F.avg_pool3d(torch.rand(1, 1, 12, 26, 28), 3, stride=1)[0, 0]
+    axes = [None, *(patch_axis(size, 2, 1.0, seeded(size)) for size in truth.shape[1:])]
+    measured = truth
+    for number, axis in enumerate(axes):
+        if axis is not None:
+            measured = along(measured, axis.down, number - 3)
+    start = refined_start(measured, axes, noise=0.0)
+    seen = downsample(start, axes)
+    assert torch.allclose(seen, measured, atol=1e-4)
+    assert (start - truth).abs().mean() < (plain(measured, axes) - truth).abs().mean()
+    noisy = measured + 0.05 * torch.randn(measured.shape, generator=seeded(0))
+    kept = downsample(refined_start(noisy, axes, noise=0.05), axes) - noisy
+    assert 0.01 < float(kept.std()) < 0.06, "noise should be left out, not fitted"
+
+
+def plain(measured: Tensor, axes: list[Any]) -> Tensor:
+    """Only interpolated."""
+    for number, axis in enumerate(axes):
+        if axis is not None:
+            measured = along(measured, axis.up, number - 3)
+    return measured
 
 
 def test_a_matrix_along_an_axis_is_the_product_along_that_axis() -> None:
     image, matrix = torch.rand(5, 6, 7), torch.rand(3, 6)
     expected = torch.einsum("mn,dnw->dmw", matrix, image)
-    assert torch.allclose(along(image, matrix, 1), expected, atol=1e-6)
+    assert torch.allclose(along(image, matrix, -2), expected, atol=1e-6)

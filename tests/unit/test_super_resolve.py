@@ -199,7 +199,8 @@ def test_a_noisy_scan_is_not_copied_with_its_noise(package: ModelPackage) -> Non
         return {how: float(np.square(r.output - 1000 - truth).mean()) for how, r in made.items()}
 
     quiet, loud = errors(1.0), errors(120.0)
-    assert quiet["noise"] < quiet["none"]
+    # What a network is given agrees with the scan already; this one changes nothing.
+    assert quiet["noise"] == pytest.approx(quiet["none"], rel=1e-3)
     assert loud["noise"] < 1.001 * loud["none"] < loud["exact"]
 
 
