@@ -251,7 +251,9 @@ def _join(mean: Image, half: Image, axis: int, step: int) -> Image:
     # The first voxels are nobody's partner.
     head = _along(axis, mean.ndim, slice(0, min(step, mean.shape[axis])))
     second[head] = first[head]
-    return (first + second) / 2
+    first += second
+    first /= 2
+    return first
 
 
 def _in_slabs(work: Callable[[Image], Any], image: Image, margin: int) -> Image:

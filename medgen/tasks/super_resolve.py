@@ -197,6 +197,7 @@ def _refined(
     """What the network makes of the interpolated scan, agreeing with the scan if wanted."""
     import torch
 
+    from medgen.corruption.coarse_patches import LEAST_NOISE
     from medgen.corruption.resolution import correct, downsample
 
     assert opened.package is not None
@@ -215,7 +216,7 @@ def _refined(
         # The network was taught on what is consistent as far as noise allows (coarse_patches).
         measured = scale.image(opened.volume.voxels[0], turn)[0]
         residual = measured - downsample(image[0], samplings)
-        relative = noise / (scale.high - scale.low)
+        relative = max(noise / (scale.high - scale.low), LEAST_NOISE)
         correct(image[0], residual, samplings, _damping(residual, counts, samplings, relative))
     predicted = predict(opened, image, inside, extra_gb=fine_gb, progress=progress)
     del image
