@@ -28,6 +28,9 @@ from medgen.corruption.resolution import (
 
 # Of the Gaussian that is assumed where the true one is not known, in coarse voxels.
 ASSUMED_FWHM = 1.0
+# Of the value range: at least so much of a residual is taken for noise. An assumed point-spread
+# function is never quite right, and to undo it exactly would ring.
+LEAST_NOISE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +85,7 @@ def refined_start(measured: Tensor, axes: Sequence[PatchAxis | None], noise: flo
     Args:
         measured: ``(*coarse)``.
         axes: One per axis; None keeps the axis as it is.
-        noise: Standard deviation of the noise in ``measured``.
+        noise: Standard deviation of the noise in ``measured``; ``LEAST_NOISE`` if that is more.
 
     Returns:
         ``(*fine)``; what a network for super-resolution sees.
@@ -91,7 +94,7 @@ def refined_start(measured: Tensor, axes: Sequence[PatchAxis | None], noise: flo
     for axis, item in enumerate(axes):
         if item is not None:
             image = along(image, item.up, axis - len(axes))
-    damping = noise_damping(measured - downsample(image, axes), axes, noise)
+    damping = noise_damping(measured - downsample(image, axes), axes, max(noise, LEAST_NOISE))
     return consistent(image, measured, axes, damping)
 
 

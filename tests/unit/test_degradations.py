@@ -174,7 +174,8 @@ def test_the_coarse_grid_begins_anywhere() -> None:
 
 
 def test_a_patch_starts_consistent_with_what_was_seen() -> None:
-    truth = F.avg_pool3d(torch.rand(1, 1, 12, 26, 28), 3, stride=1)[0, 0]
+    torch.manual_seed(0)
+    truth = 100 * F.avg_pool3d(torch.rand(1, 1, 12, 26, 28), 3, stride=1)[0, 0]
     axes = [None, *(patch_axis(size, 2, 1.0, seeded(size)) for size in truth.shape[1:])]
     measured = truth
     for number, axis in enumerate(axes):
@@ -182,11 +183,11 @@ def test_a_patch_starts_consistent_with_what_was_seen() -> None:
             measured = along(measured, axis.down, number - 3)
     start = refined_start(measured, axes, noise=0.0)
     seen = downsample(start, axes)
-    assert torch.allclose(seen, measured, atol=1e-4)
+    assert torch.allclose(seen, measured, atol=0.02)
     assert (start - truth).abs().mean() < (plain(measured, axes) - truth).abs().mean()
-    noisy = measured + 0.05 * torch.randn(measured.shape, generator=seeded(0))
-    kept = downsample(refined_start(noisy, axes, noise=0.05), axes) - noisy
-    assert 0.01 < float(kept.std()) < 0.06, "noise should be left out, not fitted"
+    noisy = measured + 5 * torch.randn(measured.shape, generator=seeded(0))
+    left = downsample(refined_start(noisy, axes, noise=5.0), axes) - noisy
+    assert 1 < float(left.std()) < 6, "noise should be left out, not fitted"
 
 
 def plain(measured: Tensor, axes: list[Any]) -> Tensor:

@@ -128,7 +128,7 @@ def test_large_voxels_blur_the_axes_they_are_large_along() -> None:
         float(image.diff(dim=d).square().mean() / target.diff(dim=d).square().mean())
         for d in (2, 3)
     ]
-    assert along[1] < 0.6 < along[0] + 0.2
+    assert along[1] < 0.95 * along[0]
     kept = source("super_resolve", factors=((1, 1, 1.0001),), noise={"gaussian": (0, 0)})
     batch = kept.batch(1)
     close = (middle(kept, batch) - batch["target"]).abs()[batch["mask"] > 0]
