@@ -163,9 +163,12 @@ def restore(job: Job, draft: Path) -> tuple[dict[str, Any], str]:
     if bids:
         source = f"{job.id.rpartition('/')[0]}/{job.sources[0].file.name}"
         write_sidecars(draft, list(outputs.values()), source)
+    files = len(outputs) + 1  # and the thumbnail
     if dicom:
+        files += len(list((draft / outputs["dicom"]).iterdir())) - 1
         outputs["dicom"] += "/*.dcm"
     result = {
+        "files": files,
         "values": _restored_values(last),
         "flags": [*last.fallbacks, *_flags(job)],
         "report": outputs.get("report"),
