@@ -114,8 +114,9 @@ def _tissue_dice(
     before: NDArray[Any], after: NDArray[Any], where: NDArray[np.bool_]
 ) -> float | None:
     """Overlap of the classes of two images, matched as well as possible."""
-    limits = [_thresholds(image, where) for image in (before, after)]
-    if limits[0] is None or limits[1] is None:
+    found = [_thresholds(image, where) for image in (before, after)]
+    limits = [limit for limit in found if limit is not None]
+    if len(limits) < 2:
         return None
     together = np.zeros((CLASSES, CLASSES), np.int64)
     for first, second, inside in _slices(before, after, where):
