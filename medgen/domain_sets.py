@@ -71,10 +71,10 @@ class DomainsConfig(Config):
         ):
             msg = f"source and target must be two domains or both left out, got {self.source!r} "
             raise ValueError(msg + f"and {self.target!r}")
-        wrong = sorted({self.source, self.target} - {None, *self.domains})
-        if wrong:
-            msg = f"{wrong[0]!r} is none of the domains {', '.join(self.domains)}"
-            raise ValueError(msg)
+        for name in (self.source, self.target):
+            if name is not None and name not in self.domains:
+                msg = f"{name!r} is none of the domains {', '.join(self.domains)}"
+                raise ValueError(msg)
         if self.paired and self.source is None:
             raise ValueError("paired needs a source and a target")
         if self.size is not None and len(self.size) != self.spatial_dims:

@@ -189,7 +189,8 @@ def test_values_are_scaled_by_the_input_and_not_clipped() -> None:
 def test_the_range_is_that_of_the_tissue() -> None:
     image = torch.linspace(0, 1, 40_000).reshape(20, 40, 50)
     low, high = value_range(image, image > 0.5)
-    assert (low, high) == (pytest.approx(0.505, abs=0.005), pytest.approx(0.995, abs=0.005))
+    assert low == pytest.approx(0.505, abs=0.005)
+    assert high == pytest.approx(0.995, abs=0.005)
     low, high = value_range(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4, dtype=torch.bool))
     assert high > low
 
@@ -206,7 +207,7 @@ def test_validation_sees_held_out_heads_only(task: str) -> None:
         seen.append(subject.labels.data_ptr())
         return cut(subject, *rest)
 
-    anatomy._cut = spy  # type: ignore[method-assign]
+    anatomy._cut = spy  # type: ignore[method-assign, assignment]
     made.batch(0)
     training = {subject.labels.data_ptr() for subject in anatomy.subjects}
     assert set(seen) <= training
@@ -222,7 +223,12 @@ def test_real_scans_take_their_share_and_validation_sees_held_out_ones_only(scan
     assert made.images is not None
     patches: list[Any] = []
     patch = made.images.patch
-    made.images.patch = lambda lot, *rest: (patches.append(lot), patch(lot, *rest))[1]  # type: ignore[method-assign]
+
+    def spy(scans: Any, *rest: Any) -> Any:
+        patches.append(scans)
+        return patch(scans, *rest)
+
+    made.images.patch = spy  # type: ignore[method-assign, assignment]
     assert made.batch(0)["image"].shape[0] == 6
     made.validation_batch(0)
     assert patches[0] is made.images.training and patches[-1] is made.images.held_out
