@@ -1,6 +1,6 @@
 """T1 to T2 and FLAIR on real patients with lesions, by a model package and by no model.
 
-    python benchmarks/contrast_translation.py --data DIR --model brain-contrast \
+    python benchmarks/contrast_translation.py --data DIR --model brain-t1-translation \
         --output benchmarks/results/translation_contrast.md
 
 Nothing is trained here. The scans are one patient with multiple sclerosis (a volume) and eight
@@ -160,7 +160,9 @@ def main() -> None:
     """Translate, measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that holds brain/")
-    parser.add_argument("--model", nargs="*", default=["brain-contrast"], help="name or folder")
+    parser.add_argument(
+        "--model", nargs="*", default=["brain-t1-translation"], help="name or folder"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file; JSON beside it")
     options = parser.parse_args()

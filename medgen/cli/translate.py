@@ -32,7 +32,7 @@ def translate(
             metavar="TARGET",
         ),
     ] = None,
-    model: options.RestorationModel = "brain-contrast",
+    model: options.RestorationModel = "brain-t1-translation",
 ) -> None:
     """Make a scan of another contrast or modality from this one.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from medgen.config import Config
+from medgen.manifest import Restored
 from medgen.volume import Provenance, Volume
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class TranslateStep(Config):
     """Make an image of another contrast or modality, as ``medgen translate`` does."""
 
     name: Literal["translate"]
-    model: str = Field("brain-contrast", description=_MODEL)
+    model: str = Field("brain-t1-translation", description=_MODEL)
     to: str | None = Field(
         None, description="What to make, such as t2; not needed if the model makes only one."
     )
@@ -109,9 +110,11 @@ class Tools:
     force: bool = False
 
 
-def model_names(steps: Sequence[Step]) -> list[tuple[str, str]]:
+def model_names(
+    steps: Sequence[Step],
+) -> list[tuple[Literal["detect-anomalies"] | Restored, str]]:
     """Task and name of every model that steps use, in their order, once each."""
-    found: list[tuple[str, str]] = []
+    found: list[tuple[Literal["detect-anomalies"] | Restored, str]] = []
     for step in steps:
         if isinstance(step, InpaintStep) and step.remove_anomalies:
             found.append(("detect-anomalies", step.detector))

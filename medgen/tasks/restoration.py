@@ -15,7 +15,7 @@ DEFAULT_MODELS: dict[Restored, str] = {
     "inpaint": "brain-inpaint",
     "super-resolve": "brain-super-resolution",
     "denoise": "brain-denoise",
-    "translate": "brain-contrast",
+    "translate": "brain-t1-translation",
 }
 
 
