@@ -46,10 +46,11 @@ def memory_needs_gb(
         shape = tuple(fact["shape"])
         spacing = tuple(fact["spacing_mm"] or (1.0,) * len(shape))
         key = (shape, spacing, fact["channels"])
-        if key not in known and isinstance(task, Detect):
-            known[key] = _detection_gb(packages[task.model], networks[task.model], *key)
-        elif key not in known:
-            known[key] = _steps_gb(steps_of(task), packages, networks, shape, spacing)
+        if key not in known:
+            if isinstance(task, Detect):
+                known[key] = _detection_gb(packages[task.model], networks[task.model], *key)
+            else:
+                known[key] = _steps_gb(steps_of(task), packages, networks, shape, spacing)
         needs.append(known[key])
     return needs
 

@@ -267,7 +267,7 @@ def _identity(
     source: Source, producer: Producer, derivation: Derivation, values: NDArray[Any], grid: Geometry
 ) -> Identity:
     """UIDs that depend on nothing but the source, the model and the result."""
-    content = hashlib.sha256(np.ascontiguousarray(values))
+    content = hashlib.sha256(np.ascontiguousarray(values).tobytes())
     content.update(grid.affine.tobytes())
     entropy = (
         source.series_uid, "".join(f"{uid}:{frame};" for _, uid, frame in source.references),
