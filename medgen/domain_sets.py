@@ -165,7 +165,9 @@ class Domains:
         """Images of all domains in turn, each to become another; not moved without a generator."""
         config, count = self.config, len(self.names)
         draw = generator or torch.Generator().manual_seed(index)
+        # In no fixed order: methods may treat the parts of a batch differently (StarGAN does).
         domain = (torch.arange(config.batch_size) + index * config.batch_size) % count
+        domain = domain[torch.randperm(config.batch_size, generator=draw)]
         wanted = (domain + torch.randint(1, count, domain.shape, generator=draw)) % count
         chosen = {name: self._chosen(name, side, index) for name in self.names}
         stems, shown = [], []

@@ -125,6 +125,14 @@ def test_between_any_domains_every_image_is_to_become_another(folder: Path) -> N
             assert torch.allclose(batch["image"][n, :1] + batch["target"][n], torch.ones(1, 32, 24))
 
 
+def test_no_place_of_a_batch_belongs_to_one_domain(folder: Path) -> None:
+    """StarGAN's generator learns from the last part of each batch: it must see every domain."""
+    made = domains(folder, source=None, target=None, batch_size=2)
+    orders = [tuple(made.batch(number)["domain"].tolist()) for number in range(30)]
+    assert {sum(order) for order in orders} == {1}  # one of each
+    assert 5 < sum(last for _, last in orders) < 25
+
+
 def test_groups_can_be_held_out_instead(folder: Path) -> None:
     made = domains(folder, split="group", group_pattern=r"s(\d)", held_out_fraction=0.3)
     sides = [{stem[1] for stem, _ in made.items("a", side)} for side in ("train", "held_out")]
