@@ -123,6 +123,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "loss": "non_saturating",
             "cycle_norm": "l2",
+            "cycle_weight": 1.0,
             "feature_weight": 0.9,
             "identity_weight": 0.0,
             "pool_size": 0,

@@ -176,8 +176,7 @@ def fooling(critic: PatchGAN, made: Tensor, real: Tensor, config: CycleConfig) -
     """
     with frozen(critic):
         scores, features = critic(made)
-        # The critic's loss for real images does not depend on the generator.
-        loss = ADVERSARIAL[config.loss][1](scores, scores)
+        loss = passing(scores, config.loss)
         if not config.feature_weight:
             return loss
         with torch.no_grad():
@@ -190,6 +189,17 @@ def fooling(critic: PatchGAN, made: Tensor, real: Tensor, config: CycleConfig) -
     ]
     share = config.feature_weight
     return (1 - share) * loss + share * torch.stack(distances).mean()
+
+
+def passing(scores: Tensor, loss: str) -> Tensor:
+    """A generator's adversarial loss, of what a critic says about its images.
+
+    Of least squares it is the whole square, which the weights of CycleGAN and CUT are for; Mao et
+    al. (2017) have half of it.
+    """
+    # No generator's loss here depends on the scores of real images.
+    value = ADVERSARIAL[loss][1](scores, scores)
+    return 2 * value if loss == "least_squares" else value
 
 
 def difference(image: Tensor, start: Tensor, norm: str) -> Tensor:

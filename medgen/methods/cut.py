@@ -29,12 +29,12 @@ from torch.optim import Adam, Optimizer
 
 from medgen.config import Config
 from medgen.losses import ADVERSARIAL, BOUNDARY, critic_parts
-from medgen.methods._cycle import signed, unsigned
+from medgen.methods._cycle import passing, signed, unsigned
 from medgen.methods._sizes import require_multiples
 from medgen.networks.layers import frozen
 from medgen.networks.translation import PatchGAN, ResNetTranslator
 
-critic_loss, generator_loss = ADVERSARIAL["least_squares"]
+critic_loss, _ = ADVERSARIAL["least_squares"]
 
 
 class CUTConfig(Config):
@@ -110,7 +110,7 @@ class CUT(nn.Module):
         yield "critic", critic_loss(real, fake), told
 
         with frozen(self.critic):
-            adversarial = generator_loss(self.critic(made)[0], real)
+            adversarial = passing(self.critic(made)[0], "least_squares")
         contrast = self._contrast(features, made)
         loss = adversarial + self.config.source_weight * contrast
         parts = {"adversarial": adversarial.detach(), "contrast": contrast.detach()}

@@ -5,9 +5,9 @@ Zhu et al., "Unpaired Image-to-Image Translation using Cycle-Consistent Adversar
 :mod:`medgen.methods._cycle`. Relatives that differ in settings:
 
 - ``dualgan`` (Yi et al., ICCV 2017): Wasserstein critics with clipped weights, L1 on the way back,
-  RMSprop, no identity loss, no pool.
+  RMSprop, no identity loss, no pool. Lambda is CycleGAN's 10; the paper has 100 to 1000.
 - ``discogan`` (Kim et al., ICML 2017): the cross-entropy of the first GANs, mean squared
-  reconstruction, matching of the critics' features.
+  reconstruction with a lambda of 1, matching of the critics' features, no identity loss, no pool.
 
 Here they all have the same generators and critics, so that a table compares their losses.
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from medgen.losses import ADVERSARIAL, feature_distance
+from medgen.losses import feature_distance
 from medgen.methods._cycle import (
     CycleConfig,
     Step,
@@ -36,6 +36,7 @@ from medgen.methods._cycle import (
     critics_game,
     cycle_game,
     cycle_optimizers,
+    passing,
     pools,
     signed,
     unsigned,
@@ -103,7 +104,7 @@ class UAGGAN(nn.Module):
             scores, features = critic(made)
             with torch.no_grad():
                 wanted = critic(real)[1]
-        return ADVERSARIAL[self.config.loss][1](scores, scores), feature_distance(features, wanted)
+        return passing(scores, self.config.loss), feature_distance(features, wanted)
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         """``output``: the image ``(B, C, *spatial)`` as one of the other domain, 0..1."""

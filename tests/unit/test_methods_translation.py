@@ -80,10 +80,26 @@ def test_generators_that_leave_an_image_alone_have_no_identity_loss() -> None:
     assert torch.isclose(parts_of(trained, batch)["generators"]["identity"], expected)
 
 
-def test_cyclegans_loss_is_the_papers_sum() -> None:
+def test_the_losses_are_the_papers_sums() -> None:
     found = parts_of(method("cyclegan"), images())["generators"]
     expected = found["adversarial"] + 10 * found["cycle"] + 0.5 * 10 * found["identity"]
     assert torch.isclose(found["loss"], expected)
+    found = parts_of(method("discogan"), images())["generators"]
+    assert torch.isclose(found["loss"], found["adversarial"] + found["cycle"])
+
+
+@pytest.mark.parametrize("name", ["cyclegan", "uaggan", "uaggan paired", "cut"])
+def test_critics_that_see_through_everything_cost_a_whole_square_each(name: str) -> None:
+    """The papers' weights are for (D(G(x)) - 1)^2, not for Mao et al.'s half of it."""
+    name, _, paired = name.partition(" ")
+    trained = method(name, **({"paired": True} if paired else {}))
+    critics = [part for part in trained.children() if isinstance(part, PatchGAN)]
+    for critic in critics:
+        for weight in critic.judge.parameters():
+            nn.init.zeros_(weight)
+    steps = parts_of(trained, images())
+    made = next(parts for parts in steps.values() if "adversarial" in parts)
+    assert float(made["adversarial"]) == pytest.approx(len(critics))
 
 
 def test_squares_measure_the_way_back_of_discogan_and_absolute_values_of_dualgan() -> None:
