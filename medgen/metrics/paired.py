@@ -151,13 +151,16 @@ def ms_ssim(
         mask: Where to look, or everywhere.
 
     Raises:
-        InputError: The image is narrower than the window.
+        InputError: The image is narrower than the window, or the mask only lies in a last row that
+            a coarser scale leaves out.
     """
     a, b = _pair(reference, result)
     count = scales(a.shape)
     share = None if mask is None else np.asarray(mask, np.float64)
     value = 1.0
     for scale, weight in enumerate(WEIGHTS[:count]):
+        if share is not None and not share.any():
+            raise InputError("nothing of the mask is left at the coarser scales")
         similarity, contrast = _mean_terms(a, b, data_range, _weight(a.shape, share))
         term = similarity if scale == count - 1 else contrast
         value *= max(term, 0.0) ** (weight / sum(WEIGHTS[:count]))
@@ -232,7 +235,10 @@ def _structural(
 ) -> Measure:  # fmt: skip
     if not a.shape[1:] or min(a.shape[1:]) < WINDOW:
         return Measure(None, f"narrower than the window of {WINDOW} voxels")
-    values = [function(x, y, data_range, mask) for x, y in zip(a, b, strict=True)]
+    try:
+        values = [function(x, y, data_range, mask) for x, y in zip(a, b, strict=True)]
+    except InputError as error:
+        return Measure(None, str(error))
     return Measure(float(np.mean(values)))
 
 

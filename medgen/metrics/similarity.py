@@ -6,27 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medgen.errors import InputError
-from medgen.losses import SSIM_WINDOW, ssim_maps
-
-# Wang, Simoncelli and Bovik 2003, from fine to coarse.
-WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-
-
-def scales(size: tuple[int, ...]) -> int:
-    """How often an image can be halved, at most five times in all, and still hold the window.
-
-    Raises:
-        InputError: Not even the image itself does.
-    """
-    count = 0
-    while count < len(WEIGHTS) and min(size) >> count >= SSIM_WINDOW:
-        count += 1
-    if not count:
-        raise InputError(
-            f"MS-SSIM needs images of at least {SSIM_WINDOW} pixels a side, got {size}"
-        )
-    return count
+from medgen.losses import ssim_maps
+from medgen.metrics.paired import WEIGHTS, scales
 
 
 def ms_ssim(a: Tensor, b: Tensor, *, data_range: float = 2.0) -> Tensor:

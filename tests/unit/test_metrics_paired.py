@@ -97,7 +97,13 @@ def test_undefined_says_why_and_nothing_is_nan():
     assert flat["psnr"].value is None and flat["ms_ssim"].value is None and flat["mae"].value
     empty = compare(a[None], b[None], 800, np.zeros(a.shape, bool))
     assert all(m.value is None and "empty" in m.why for m in empty.values())
-    for found in (same, narrow, flat, empty):
+    a, b = pair((45, 24))
+    last = np.zeros(a.shape, bool)
+    last[44] = True  # the row that halving leaves out
+    rim = compare(a[None], b[None], 800, last)
+    assert rim["ssim"].value is not None
+    assert rim["ms_ssim"].value is None and "coarser" in rim["ms_ssim"].why
+    for found in (same, narrow, flat, empty, rim):
         assert all(m.why if m.value is None else np.isfinite(m.value) for m in found.values())
     with pytest.raises(InputError, match="one shape"):
         compare(a[None], b[None, 1:], 800)

@@ -12,7 +12,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from medgen.errors import InputError
 from medgen.metrics import synthesis
-from medgen.metrics.similarity import ms_ssim, scales
+from medgen.metrics.paired import WEIGHTS, scales
+from medgen.metrics.similarity import ms_ssim
 
 
 def sets(seed: int, n: int = 30, m: int = 24, d: int = 4, shift: float = 0.5):
@@ -184,8 +185,6 @@ def pictures(dims: int, size: int, channels: int = 1):
 @pytest.mark.parametrize(("dims", "size", "channels"), [(2, 64, 1), (2, 180, 3), (3, 32, 1)])
 def test_ms_ssim_is_monais(dims, size, channels):
     from monai.metrics import MultiScaleSSIMMetric
-
-    from medgen.metrics.similarity import WEIGHTS
 
     a, b = pictures(dims, size, channels)
     weights = np.array(WEIGHTS[: scales(a.shape[2:])])
