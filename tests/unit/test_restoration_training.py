@@ -38,6 +38,23 @@ def test_the_example_configurations_train(path: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "training.json").read_text(encoding="utf-8"))
 
 
+ROWS = sorted((CONFIGS.parent / "benchmarks").glob("brain-*.yaml"))
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
+def test_the_rows_of_a_table_learn_from_the_same_data(path: Path) -> None:
+    defaults = ("brain-inpaint", "brain-super-resolution", "brain-denoise")
+    (name,) = (name for name in defaults if path.stem.startswith(name))
+    row, default = (
+        yaml.safe_load(file.read_text(encoding="utf-8"))
+        for file in (path, CONFIGS.parent / f"{name}.yaml")
+    )
+    same = ("data", "seed", "batch_size", "ema_decay")
+    if "start_from" not in row:  # else it goes on from a row that had its time
+        same += ("steps", "minutes", "schedule")
+    assert {key: row[key] for key in same} == {key: default[key] for key in same}
+
+
 class Constant(nn.Module):
     """Predicts a number above the truth."""
 
