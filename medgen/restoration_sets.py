@@ -224,8 +224,15 @@ class RestorationSource:
         return self._batch(2 * index, held_out=False)
 
     def validation_batch(self, index: int) -> dict[str, Tensor]:
-        """Batch number ``index`` of held-out subjects and scans only."""
+        """Batch number ``index`` of held-out subjects and scans only, if any are held out."""
         return self._batch(2 * index + 1, held_out=True)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether nothing in a validation batch was ever trained on."""
+        return (self.anatomy is None or bool(self.anatomy.validation_subjects)) and (
+            self.images is None or bool(self.images.held_out)
+        )
 
     def _batch(self, number: int, *, held_out: bool) -> dict[str, Tensor]:
         generator = batch_generator(self.config.seed, number)

@@ -77,6 +77,11 @@ def pack_restorer(
     preparation = _preparation(recipe, source)
     measured: dict[str, float] = {}
     if restores.paired:
+        if not getattr(source, "holds_out", True):
+            raise InputError(
+                "the run held nothing out, so the spread cannot be calibrated",
+                "Train with data.anatomy.validation_subjects and a validation_fraction above 0.",
+            )
         spread, measured = calibrate(run.method, source, recipe.spread, progress)
         restores = restores.model_copy(update={"spread": spread})
     planes = len(restores.targets) if len(restores.targets) > 1 else 0

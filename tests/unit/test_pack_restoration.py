@@ -14,6 +14,7 @@ import yaml
 
 from medgen.errors import InputError, PackageError
 from medgen.package import ModelPackage, load_package, verify_package
+from medgen.restoration_sets import RestorationSource
 from medgen.tasks.pack import pack, read_recipe
 from medgen.tasks.pack_restoration import SpreadRecipe, calibrate
 
@@ -109,6 +110,15 @@ def test_it_verifies_unless_its_golden_case_differs(
 def test_recipes_that_do_not_fit(run: Path, tmp_path: Path, changes: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         pack(run, recipe(tmp_path, **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_trained_on_does_not_calibrate(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RestorationSource, "holds_out", False)
+    with pytest.raises(InputError, match="held nothing out"):
+        pack(run, recipe(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -239,6 +239,17 @@ def test_real_scans_take_their_share_and_validation_sees_held_out_ones_only(scan
     assert torch.equal(image * (1 - hole), batch["target"] * (1 - hole))
 
 
+def test_a_source_knows_whether_it_holds_anything_out(scans: Path) -> None:
+    assert source("denoise", images={"folder": scans}).holds_out
+    every = {"folder": scans, "validation_fraction": 0}
+    assert not source("denoise", images=every).holds_out
+    assert not source("denoise", anatomy=None, images=every).holds_out
+    alone = source("denoise")
+    assert alone.holds_out and alone.anatomy is not None
+    alone.anatomy.validation_subjects = []
+    assert not alone.holds_out
+
+
 def test_what_a_patch_has_beyond_its_scan_does_not_count(scans: Path) -> None:
     made = source(
         "denoise", anatomy=None, images={"folder": scans, "spacing_mm": None}, size=(40, 40)
