@@ -299,8 +299,10 @@ def ssim_inside(a: Tensor, b: Tensor, mask: Tensor, *, data_range: float) -> Ten
     Images are continued by their edge voxels, so that the window fits everywhere.
     """
     margin = [SSIM_WINDOW // 2] * 2 * (a.ndim - 2)
-    a, b = (F.pad(image.float(), margin, mode="replicate") for image in (a, b))
-    return mean_inside(ssim_maps(a, b, data_range=data_range)[0], mask)
+    # A variance is a small difference of large squares: autocast would leave noise of it.
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = (F.pad(image.float(), margin, mode="replicate") for image in (a, b))
+        return mean_inside(ssim_maps(a, b, data_range=data_range)[0], mask)
 
 
 def _window_mean(image: Tensor) -> Tensor:
@@ -323,8 +325,9 @@ def gram(features: Tensor) -> Tensor:
     Divided by the number of values of one image, as in Johnson et al. (2016). Where something is
     does not count, only what occurs together.
     """
-    flat = features.float().flatten(2)
-    return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
+    with torch.autocast(features.device.type, enabled=False):
+        flat = features.float().flatten(2)
+        return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
 
 
 def style_distance(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:

@@ -53,6 +53,17 @@ def test_equal_images_are_alike_up_to_their_edges() -> None:
     assert float(ssim_inside(a, a, one, data_range=1.0)) == pytest.approx(1)
 
 
+def test_mixed_precision_does_not_reach_the_sums() -> None:
+    """In bfloat16 the variance of a bright, nearly flat image is nothing but rounding."""
+    a, b = ((0.9 + 0.05 * image).float() for image in pair(2))
+    one = torch.ones_like(a)
+    features = torch.rand(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    plain = ssim_inside(a, b, one, data_range=1.0), gram(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = ssim_inside(a, b, one, data_range=1.0), gram(features)
+    assert all(torch.equal(x, y) for x, y in zip(plain, mixed, strict=True))
+
+
 def test_the_gram_matrix_forgets_places() -> None:
     features = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     moved = features.flatten(2)[..., torch.randperm(20)].unflatten(2, (4, 5))
