@@ -101,7 +101,7 @@ class UNetTranslator(nn.Module):
         inputs: Image channels.
         outputs: Channels of the result.
         features: Channels after each halving (64, 128, 256, 512, ... in the paper).
-        dropout: Probability of dropping a channel's values while training.
+        dropout: Probability of dropping a value while training.
     """
 
     def __init__(
