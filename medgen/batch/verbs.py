@@ -203,10 +203,11 @@ def _restored_values(last: Restoration) -> dict[str, Any]:
     summary = restoration_summary(last)
     uncertainty = summary["uncertainty"] or {}
     measures = summary["measures"].items()
+    invented_ml = summary["invented"]["ml"]
     return {
         "voxels": " x ".join(map(str, summary["shape"])),
         "spacing_mm": " x ".join(f"{mm:.3g}" for mm in summary["spacing_mm"]),
-        "invented_ml": None if last.invented is None else round(summary["invented"]["ml"], 6),
+        "invented_ml": None if invented_ml is None else round(invented_ml, 6),
         "uncertainty": uncertainty.get("median"),
         **{name: round(value, 6) for name, value in measures if isinstance(value, int | float)},
     }

@@ -214,8 +214,11 @@ def _say_plan(
     from rich.markup import escape
 
     existing = [name for name in names.values() if (shared.output / name).exists()]
-    maybe = [names["uncertainty"], names["invented"]]
-    certain = [name for name in names.values() if name not in maybe]
+    maps = ["uncertainty", "invented"]
+    certain = [name for kind, name in names.items() if kind not in maps]
+    if manifest.task != "inpaint":
+        maps.remove("invented")
+    maybe = [names[kind] for kind in maps]
     steps = {
         "input": dict(facts),
         "model": f"{manifest.name} {manifest.version}",
@@ -231,7 +234,7 @@ def _say_plan(
     text = [
         f"Would read {shared.source} and use {steps['model']}.",
         *lines,
-        f"Would write to {shared.output}: {', '.join(certain)}; and, if there are such maps, "
+        f"Would write to {shared.output}: {', '.join(certain)}; and, if there is such a map, "
         f"{' and '.join(maybe)}",
     ]
     if existing:
@@ -285,7 +288,8 @@ def _headline(result: Restoration) -> str:
         voxels, ml = invented_share(result)
         if not voxels:
             return "Nothing was filled: the result is the scan"
-        return f"Filled [b]{voxels:,}[/] voxels ({ml:.3g} ml) {by}; all others are the scan's own"
+        size = "pixels" if ml is None else f"voxels ({ml:.3g} ml)"
+        return f"Filled [b]{voxels:,}[/] {size} {by}; all others are the scan's own"
     if result.verb == "super-resolve":
         grids = [_grid(geometry) for geometry in (result.volume.geometry, result.geometry)]
         return f"From {grids[0]} to [b]{grids[1]}[/] {by}"

@@ -21,13 +21,14 @@ from medgen.io.walk import Location
 from medgen.volume import Geometry, Volume
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
     from medgen.io.dicom_index import Archive
 
 __all__ = [
     "Location", "atomic_folder", "atomic_path", "choose_frame", "describe", "index_dicom",
-    "preview", "read", "refuse_existing", "write_dicom_series", "write_nifti",
+    "preview", "read", "refuse_existing", "write_changed", "write_dicom_series", "write_nifti",
 ]  # fmt: skip
 
 _FORMATS = "NIfTI (.nii, .nii.gz), DICOM (a file, a folder or a .zip), PNG, JPEG or TIFF"
@@ -156,6 +157,23 @@ def index_dicom(
     from medgen.io import dicom_index
 
     return dicom_index.index_dicom(path, progress=progress)
+
+
+def write_changed(
+    path: str | os.PathLike[str],
+    array: NDArray[Any],
+    changed: NDArray[np.bool_],
+    geometry: Geometry,
+    *,
+    like: Volume,
+    description: str = "",
+) -> Path:
+    """Write a scan of which some voxels changed; see :func:`medgen.io.nifti.write_changed`."""
+    from medgen.io import nifti
+
+    return nifti.write_changed(
+        Path(path), array, changed, geometry, like=like, description=description
+    )
 
 
 def write_nifti(

@@ -76,6 +76,7 @@ def read_nifti(path: Path, *, frame: int | None = None, allow_constant: bool = F
     voxels = np.ascontiguousarray(voxels.reshape(voxels.shape[0], *sizes.space))
     refuse_unusable(voxels, path, allow_constant=allow_constant)
     details["stored_shape"] = sizes.stored[:3]
+    details["frame"] = chosen
     provenance = Provenance(sources=(str(path),), format="nifti", details={"nifti": details})
     return Volume(voxels, geometry, provenance)
 
@@ -170,6 +171,80 @@ def write_nifti(
                     "Move the origin nearer to the scan: NIfTI stores about seven digits.",
                 )
     return target
+
+
+def write_changed(
+    path: str | Path,
+    array: NDArray[Any],
+    changed: NDArray[np.bool_],
+    geometry: Geometry,
+    *,
+    like: Volume,
+    description: str = "",
+) -> Path:
+    """Write a scan of which some voxels were changed; the others are stored as in its own file.
+
+    Reading rounds float64 and scaled integers to float32. Here such voxels are taken from the file
+    again, and the scan's number type and scale factor are kept: every program reads the same
+    values from both files. If the file is not what was read, or needs no such care, the array is
+    written as :func:`write_nifti` does.
+
+    Args:
+        path: File ending in ``.nii`` or ``.nii.gz``.
+        array: ``(X, Y, Z)`` or ``(X, Y)``, the shape of ``geometry``.
+        changed: Where it differs from ``like``, of the same shape.
+        geometry: Where the voxels are.
+        like: The scan as read.
+        description: Of at most 79 bytes, for the header.
+    """
+    target = write_nifti(path, array, geometry, like=like, description=description)
+    exact = _as_stored(array, changed, like)
+    if exact is None:
+        return target
+    stored, slope, intercept = exact
+    with _opened(target) as (image, _):
+        header = image.header.copy()
+    header.set_data_dtype(stored.dtype)
+    again = _new_image(stored.reshape(header.get_data_shape()), header.get_best_affine(), header)
+    again.header.set_slope_inter(slope, intercept)
+    with atomic_path(target, True) as temporary:
+        nib.save(again, temporary)
+    return target
+
+
+def _as_stored(
+    array: NDArray[Any], changed: NDArray[np.bool_], like: Volume
+) -> tuple[NDArray[Any], float, float] | None:
+    """The numbers of the scan's file with the changed ones replaced, slope and intercept."""
+    frame = like.provenance.details.get("nifti", {}).get("frame")
+    scan = like.voxels[0]
+    if frame is None or len(like.provenance.sources) != 1 or array.shape != scan.shape:
+        return None
+    if not np.array_equal(array[~changed], scan[~changed]):  # more than the filling was changed
+        return None
+    try:
+        with _opened(Path(like.provenance.sources[0])) as (image, _):
+            dtype, slope, intercept = (
+                image.get_data_dtype(), image.dataobj.slope, image.dataobj.inter,
+            )  # fmt: skip
+            plain = (slope, intercept) == (1, 0)
+            if dtype.kind not in "iuf" or (plain and dtype != np.float64):
+                return None
+            sizes = _sizes(image, Path(like.provenance.sources[0]))
+            read = _voxels(image, sizes.stored, frame).reshape(sizes.space)
+            if not np.array_equal(read, scan):
+                return None
+            pick = (..., frame) if len(sizes.stored) == 4 else ...
+            stored = image.dataobj.get_unscaled().reshape(sizes.stored)[pick]
+    except InputError:  # it is gone
+        return None
+    stored = np.array(stored.reshape(sizes.space), dtype=dtype.newbyteorder("="))
+    values = (array[changed].astype(np.float64) - intercept) / slope
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        values = np.rint(values).clip(limits.min, limits.max)
+    stored[changed] = values.astype(stored.dtype)
+    return stored, float(slope), float(intercept)
 
 
 class _Sizes:
@@ -345,7 +420,7 @@ def _storable(voxels: NDArray[Any], kind: str) -> NDArray[Any]:
     return voxels.astype(np.int32) if voxels.dtype.itemsize > 4 else voxels
 
 
-def _new_image(voxels: NDArray[Any], affine: NDArray[np.float64]) -> Any:
+def _new_image(voxels: NDArray[Any], affine: NDArray[np.float64], header: Any = None) -> Any:
     """NIfTI-1, or NIfTI-2 for an axis longer than 32767 voxels."""
     kind = nib.Nifti1Image if max(voxels.shape) <= np.iinfo(np.int16).max else nib.Nifti2Image
-    return kind(voxels, affine, dtype=voxels.dtype)
+    return kind(voxels, affine, header, dtype=voxels.dtype)

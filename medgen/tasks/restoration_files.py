@@ -208,11 +208,15 @@ def _model(restoration: Restoration) -> dict[str, Any]:
 
 
 def _write_image(restoration: Restoration, path: Path, which: str) -> None:
-    from medgen.io import write_nifti
+    from medgen.io import write_changed, write_nifti
 
     grid, scan = restoration.geometry, restoration.volume
     text = f"medgen {restoration.verb} by {restoration.model.name}; see the JSON files"
-    if which == "image":
+    if which == "image" and restoration.invented is not None:
+        write_changed(
+            path, restoration.output, restoration.invented, grid, like=scan, description=text
+        )
+    elif which == "image":
         write_nifti(path, restoration.output, grid, like=scan, description=text)
     elif which == "uncertainty" and restoration.uncertainty is not None:
         write_nifti(path, restoration.uncertainty, grid, like=scan, kind="map", description=text)
@@ -303,10 +307,12 @@ def _invented(restoration: Restoration) -> dict[str, Any]:
     return {"voxels": voxels, "ml": ml, "meaning": made(restoration)}
 
 
-def invented_share(restoration: Restoration) -> tuple[int, float]:
-    """Voxels that were made up, and their volume in ml."""
+def invented_share(restoration: Restoration) -> tuple[int, float | None]:
+    """Voxels that were made up, and their volume in ml; a 2-D image has none."""
     assert restoration.invented is not None
     voxels = int(np.count_nonzero(restoration.invented))
+    if restoration.invented.ndim == 2:
+        return voxels, None
     return voxels, voxels * restoration.geometry.voxel_volume_mm3 / 1000
 
 

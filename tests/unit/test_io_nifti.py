@@ -462,3 +462,44 @@ def test_nibabels_file_with_nans() -> None:
         pytest.skip("this nibabel came without its test files")
     with pytest.raises(InputError, match="153 NaN"):
         io.read(path)
+
+
+@pytest.mark.parametrize("stored", ["float64", "scaled int16", "scaled float32", "a frame of 4-D"])
+def test_what_did_not_change_is_stored_as_it_was(tmp_path: Path, stored: str) -> None:
+    """Reading rounds float64 and scaled integers; a changed copy of the file must not."""
+    numbers = np.random.default_rng(0)
+    values = numbers.normal(300, 100, (8, 9, 10))
+    affine = np.diag([2.0, 2, 3, 1])
+    frame = None
+    if stored == "float64":
+        image = nib.Nifti1Image(values, affine)
+    elif stored == "scaled float32":
+        image = nib.Nifti1Image(values.astype(np.float32), affine)
+        image.header.set_slope_inter(0.3, 7)
+    else:
+        whole = values.astype(np.int16)
+        if stored == "a frame of 4-D":
+            whole, frame = np.stack([whole, whole[::-1]], -1), 1
+        image = nib.Nifti1Image(whole, affine)
+        image.header.set_slope_inter(0.1234567, -3)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    source = nib.load(tmp_path / "scan.nii.gz")
+    truth = source.get_fdata() if frame is None else source.get_fdata()[..., frame]
+    scan = io.read(tmp_path / "scan.nii.gz", frame=frame)
+    changed = np.zeros(scan.geometry.shape, bool)
+    changed[2:4, 3:5, 4:6] = True
+    array = scan.voxels[0].copy()
+    array[changed] += 10
+    path = tmp_path / "changed.nii.gz"
+    io.write_changed(path, array, changed, scan.geometry, like=scan)
+    again = nib.load(path)
+    assert again.get_data_dtype() == source.get_data_dtype()
+    np.testing.assert_array_equal(again.get_fdata()[~changed], truth[~changed])
+    np.testing.assert_allclose(again.get_fdata()[changed], truth[changed] + 10, atol=0.07)
+    np.testing.assert_array_equal(again.affine, source.affine)
+    # Other changes, or a source that is gone: the array as it is.
+    for other, gone in ((array + 1, False), (array, True)):
+        if gone:
+            (tmp_path / "scan.nii.gz").unlink()
+        io.write_changed(tmp_path / f"{gone}.nii.gz", other, changed, scan.geometry, like=scan)
+        np.testing.assert_array_equal(io.read(tmp_path / f"{gone}.nii.gz").voxels[0], other)
