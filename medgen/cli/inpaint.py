@@ -76,6 +76,9 @@ def inpaint(
             check_mask_facts(mask, facts, resample_mask=resample_mask)
         return []
 
+    # A folder may be named after a patient; of a path, only the package's own name is said.
+    detector_name = detector if Path(detector).name == detector else "MODEL"
+
     restoration.run(
         "inpaint", shared, model, "inpainted",
         given={
@@ -84,7 +87,7 @@ def inpaint(
         },
         words={
             "mask": None if mask is None else "MASK", "remove-anomalies": remove_anomalies,
-            "detector": detector if remove_anomalies else None, "remove-metal": remove_metal,
+            "detector": detector_name if remove_anomalies else None, "remove-metal": remove_metal,
             "grow": grow or None, "resample-mask": resample_mask,
         },
         check=check, also_read=() if mask is None else (mask,),

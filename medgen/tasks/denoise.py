@@ -24,6 +24,7 @@ from medgen.tasks.restoration_scan import (
     open_scan,
     predict,
     restoration_of,
+    say_memory,
     to_half_width,
     to_values,
 )
@@ -115,6 +116,7 @@ class _Denoised(NamedTuple):
 def _filter(opened: Opened) -> _Denoised:
     """By a classical method, for white noise of the standard deviation that is found."""
     voxels = checked_voxels(opened.volume)[0]
+    say_memory(opened.memory_gb)
     with timed(opened.timings, "denoise"):
         foreground, background = find_foreground(opened.volume)
         inside = None if background is None else foreground

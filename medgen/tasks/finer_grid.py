@@ -105,6 +105,13 @@ def finer_grid(
         if max(spacing) < min(spacing) * (1 + ALIKE):
             msg = f"the scan's voxels of {_sizes(coarse)} have equal sides already"
             raise InputError(msg, "Use --scale 2 to make them smaller.")
+    if (finest := max(have / want for have, want in zip(spacing, wanted, strict=True))) > 1e6:
+        # Such numbers of voxels cannot even be counted.
+        msg = (
+            f"voxels {finest:.3g} times finer were asked for; at most {LARGEST_SCALE:g} times make "
+            "sense"
+        )
+        raise InputError(msg, "Ask for larger voxels.")
     shape = []
     for size, have, want in zip(coarse.shape, spacing, wanted, strict=True):
         # Between one slice and no other there is nothing to find.

@@ -70,7 +70,9 @@ def find_hole(
     found = np.zeros(scan.geometry.shape, dtype=bool)
     notes: list[str] = []
     if mask is not None:
-        found |= read_mask(mask, scan, resample_mask=resample_mask)
+        marked, strange = _marked(mask, scan, resample_mask)
+        found |= marked
+        notes += strange
     if detector is not None:
         anomalies, note = _anomalies(opened, detector)
         found |= anomalies
@@ -91,10 +93,10 @@ def find_hole(
     return Hole(found, measures, tuple(notes))
 
 
-def read_mask(
-    mask: str | Path | NDArray[Any] | Volume, scan: Volume, *, resample_mask: bool = False
-) -> NDArray[np.bool_]:
-    """A mask on the scan's grid, ``(X, Y[, Z])`` bool.
+def _marked(
+    mask: str | Path | NDArray[Any] | Volume, scan: Volume, resample_mask: bool
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """A mask on the scan's grid, ``(X, Y[, Z])`` bool, and what is strange about it.
 
     Args:
         mask: A file, an array of the scan's shape, or a volume; nonzero is inside.
@@ -111,14 +113,21 @@ def read_mask(
             raise InputError(msg, "Give a file or a Volume to have it resampled to the scan.")
     else:
         values = _on_grid(_read(mask), scan, resample_mask)
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        raise InputError("the mask holds NaN or infinite values", "Give zeros and ones.")
+    notes = []
+    if np.issubdtype(values.dtype, np.floating):
+        if not np.isfinite(values).all():
+            raise InputError("the mask holds NaN or infinite values", "Give zeros and ones.")
+        if ((values > 0) & (values < 1)).any():
+            notes.append(
+                "the mask holds fractions: every voxel that is not 0 is filled; of a map of "
+                "probabilities, make zeros and ones first"
+            )
     inside = np.asarray(values != 0)
     if not inside.any():
         msg = "the mask is empty: none of its voxels in the scan's field of view is nonzero"
         raise InputError(msg, "Check that it belongs to this scan.")
     _refuse_everything(inside)
-    return inside
+    return inside, notes
 
 
 def grown(hole: NDArray[np.bool_], geometry: Geometry, distance_mm: float) -> NDArray[np.bool_]:

@@ -30,6 +30,7 @@ from medgen.tasks.restoration_scan import (
     open_scan,
     predict,
     restoration_of,
+    say_memory,
     to_half_width,
     to_values,
 )
@@ -106,6 +107,7 @@ def inpaint(
     if not hole.voxels.any():
         return _unchanged(opened, hole)
     if opened.package is None:
+        say_memory(opened.memory_gb)
         with timed(opened.timings, "fill"):
             values = opened.classical(opened.volume.voxels[0], hole.voxels)[hole.voxels]
         return _filled(opened, hole, _Filling(values, None, None, ()))

@@ -5,6 +5,7 @@ its output turned back into the scan's values.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from medgen.package import (
     restoration_memory_gb,
     run_restoration,
 )
+from medgen.preparation import checked_voxels
 from medgen.run_record import timed
 from medgen.tasks.contrasts import (
     check_contrast,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     import torch
 
     from medgen.inference import Predicts
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 Model = str | Path | ModelPackage
@@ -212,11 +216,15 @@ def open_scan(
         modality = volume.provenance.modality
         notes = check_contrast(contrast, modality, manifest, force=force)
     notes += check_values(volume, manifest, force=force)
+    if package is None:  # a network's preparation checks them
+        checked_voxels(volume)
     need = check_memory(
         volume.geometry.shape, volume.voxels.shape[0], limit,
         spacing_mm=volume.geometry.spacing_mm, manifest=manifest if package else None,
     )  # fmt: skip
-    where = resolve_device(device) if package else "cpu"
+    where = resolve_device(device)
+    if package is None and where != "cpu":
+        where, notes = "cpu", (*notes, f"{manifest.name} runs on the CPU only")
     import torch
 
     torch.manual_seed(seed)
@@ -261,6 +269,7 @@ def predict(
     need = restoration_memory_gb(
         package, tuple(image.shape), method=network, target=target, max_memory_gb=limit
     )
+    say_memory(opened.memory_gb + need + extra_gb)
 
     def run(device: str) -> dict[str, NDArray[np.float32]]:
         return run_restoration(
@@ -271,6 +280,11 @@ def predict(
     with timed(opened.timings, "predict"):
         maps, device, fallbacks = on_device(run, opened.device, opened.wish)
     return Predicted(maps["output"], maps["spread"], device, fallbacks, need + extra_gb)
+
+
+def say_memory(estimated_gb: float) -> None:
+    """Tell people what a task is about to take, before it does."""
+    log.info("this takes up to %.2g GB of memory (estimated)", estimated_gb)
 
 
 def to_values(

@@ -32,6 +32,7 @@ from medgen.tasks.restoration_scan import (
     open_scan,
     predict,
     restoration_of,
+    say_memory,
     to_half_width,
     to_values,
 )
@@ -173,11 +174,12 @@ def _interpolated(
 
     from medgen.corruption.resolution import downsample
 
+    opened = replace(opened, memory_gb=opened.memory_gb + fine_gb)
+    say_memory(opened.memory_gb)
     with timed(opened.timings, "interpolate"):
         output = opened.classical(opened.volume.voxels[0], grid.fine.shape)
         scan = torch.from_numpy(opened.volume.voxels[0].astype(np.float32))
         residual = scan - downsample(torch.from_numpy(output), grid.samplings())
-    opened = replace(opened, memory_gb=opened.memory_gb + fine_gb)
     return restoration_of(
         opened, KIND, output, geometry=grid.fine, before=before, notes=notes,
         measures=_measures(residual, grid),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from medgen.tasks.restoration_scan import (
     open_scan,
     predict,
     restoration_of,
+    say_memory,
     to_half_width,
     to_values,
 )
@@ -80,6 +82,7 @@ def translate(
     )  # fmt: skip
     notes = _refuse_same(opened, target, force=force)
     if opened.package is None:
+        say_memory(opened.memory_gb)
         with timed(opened.timings, "translate"):
             output = opened.classical(opened.volume.voxels[0])
         return restoration_of(opened, target, output, notes=notes)
@@ -95,7 +98,10 @@ def choose_target(manifest: Manifest, wanted: str | None) -> str:
     assert manifest.restoration is not None  # the manifest's own check
     targets = manifest.restoration.targets
     if targets == ("identity",):  # the baseline stands for any target
-        return (wanted or targets[0]).lower()
+        name = (wanted or targets[0]).lower()
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):  # it becomes part of file names
+            raise InputError(f"a target is named by letters, digits, - and _, not {wanted!r}")
+        return name
     named = f"model {manifest.name!r} makes {', '.join(targets)}"
     if wanted is None:
         if len(targets) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,7 @@ def test_dry_run_says_and_does_nothing(
     assert f"sub-01_FLAIR_desc-{VERBS[verb][1]}.nii.gz" in result.stdout
     if verb == "super-resolve":
         assert "48 x 56 x 40" in result.stdout
+    assert ("_invented" in result.stdout) == (verb == "inpaint")
     said = json.loads(cli(verb, scan, "-o", out, *words(verb, mask), "--dry-run", "--json").stdout)
     assert said["input"]["shape"] == [24, 28, 20]
     assert not out.exists()
@@ -437,6 +439,7 @@ def test_a_mask_of_another_grid_is_resampled_only_when_asked(
         ("denoise", ("--strength", "2"), "above 0 and at most 1"),
         ("translate", (), "makes t1, t2, flair; say which"),
         ("translate", ("--to", "flairr"), "Did you mean 'flair'"),
+        ("translate", ("--to", "../../t2", "--model", "identity"), "letters, digits"),
         ("translate", ("--to", "flair"), "is flair already.*--force"),
     ],
 )
@@ -516,3 +519,41 @@ def test_dry_run_refuses_what_the_run_refuses(
     real, dry = cli(*call), cli(*call, "--dry-run")
     assert_refused(dry, out, pattern)
     assert dry.stderr == real.stderr
+
+
+def test_a_picture_has_pixels_and_no_volume(cli: Cli, tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = np.random.default_rng(0).integers(0, 255, (32, 24), np.uint8)
+    hole = np.zeros_like(picture)
+    hole[8:12, 8:12] = 255
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    Image.fromarray(hole).save(tmp_path / "hole.png")
+    call = ("inpaint", tmp_path / "picture.png", "--mask", tmp_path / "hole.png", "--no-report")
+    result = cli(*call, "--model", "nearest", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "Filled 16 pixels by" in result.stdout and "ml" not in result.stdout
+    made = json.loads((tmp_path / "out" / "restoration.json").read_text())["invented"]
+    assert made["voxels"] == 16 and made["ml"] is None
+
+
+def test_the_estimate_of_memory_is_said_before_the_work(
+    cli: Cli, scan: Path, mask: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medgen.tasks.restoration_scan.run_restoration", lambda *_, **__: 1 / 0)
+    for model in ("nearest", "tiny-inpaint"):
+        call = ("inpaint", scan, "--mask", mask, "--no-report", "--model", model)
+        result = cli(*call, "-o", tmp_path / model)
+        assert (result.exit_code == 0) == (model == "nearest")
+        assert "GB of memory (estimated)" in result.stderr
+
+
+def test_the_folder_of_a_detector_is_not_recorded(
+    cli: Cli, scan: Path, mask: Path, shelf: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Smith_John"
+    shutil.copytree(shelf / "tiny-baseline", folder)
+    call = ("inpaint", scan, "--mask", mask, "--remove-anomalies", "--detector", folder)
+    result = cli(*call, "--model", "nearest", "--no-report", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "Smith" not in (tmp_path / "out" / "run.json").read_text()

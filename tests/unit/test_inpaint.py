@@ -47,6 +47,29 @@ def ct(**changes: Any) -> Volume:
     return Volume(values[None], SCAN.geometry, Provenance(**{"modality": "CT", **changes}))
 
 
+def test_classical_methods_refuse_what_is_not_a_number() -> None:
+    """Spread by a solver, one NaN would become many."""
+    voxels = SCAN.voxels.astype(np.float32)
+    voxels[0, 3, 3, 3] = np.nan
+    broken = Volume(voxels, SCAN.geometry)
+    with pytest.raises(InputError, match="NaN"):
+        medgen.inpaint(broken, "biharmonic", mask=hole())
+    with pytest.raises(InputError, match="NaN"):
+        medgen.translate(broken, "identity")
+
+
+def test_a_device_that_is_not_there_is_refused_even_if_not_needed() -> None:
+    with pytest.raises(InputError, match="cuda:99"):
+        medgen.inpaint(SCAN, "nearest", mask=hole(), device="cuda:99")
+
+
+def test_a_map_of_probabilities_as_mask_is_noticed() -> None:
+    fractions = medgen.inpaint(SCAN, "nearest", mask=hole() * np.float32(0.3))
+    assert any("fractions" in note for note in fractions.notes)
+    whole = medgen.inpaint(SCAN, "nearest", mask=hole() * np.float32(255))
+    assert not any("fractions" in note for note in whole.notes)
+
+
 # --- what to fill ----------------------------------------------------------------------------
 
 

@@ -115,6 +115,7 @@ BAD = [
     ({"spacing_mm": 6.0}, "not finer"),
     ({"spacing_mm": 12.0}, "not finer"),
     ({"spacing_mm": 0.1}, "at most 8"),
+    ({"spacing_mm": 1e-320}, "at most 8"),  # overflows a float
     ({"isotropic": True}, "equal sides"),
 ]
 
