@@ -106,10 +106,10 @@ def measured(t1: Image, made: Image, truth: Image, lesion: Mask) -> dict[str, fl
     }
 
 
-def matched(t1: Image, truth: Image) -> Image:
-    """The T1 with the histogram of the truth, which no method knows, inside the brain."""
+def matched(image: Image, t1: Image, truth: Image) -> Image:
+    """An image with the histogram of the truth, which no method knows, inside the brain."""
     brain, result = (t1 > 0) & (truth > 0), np.zeros_like(t1)
-    result[brain] = match_histograms(t1[brain], truth[brain])
+    result[brain] = match_histograms(image[brain], truth[brain])
     return result
 
 
@@ -150,8 +150,8 @@ def introduction(models: list[str]) -> list[str]:
         "*Lesion contrast*: median inside the lesions minus that of the other brain; the truth's "
         "is what a faithful result has, and a small one means that lesions do not show. *Edges "
         "kept*, *edges new*, *tissue Dice*: the result against the T1 it was made from; to be "
-        "compared with the truth's. *Histogram-matched* T1 has the very histogram of the truth, "
-        "which no method can know.",
+        "compared with the truth's. *Histogram-matched* results have the very histogram of the "
+        "truth, which no method can know: what they lack is only the right place.",
         "",
     ]
 
@@ -177,12 +177,12 @@ def main() -> None:
             made = {
                 "truth": truth,
                 "identity": t1,
-                "histogram-matched T1": matched(t1, truth),
-                **{
-                    Path(model).name: translate(model, case, target, options.device)
-                    for model in options.model
-                },
+                "histogram-matched T1": matched(t1, t1, truth),
             }
+            for model in options.model:
+                name = Path(model).name
+                made[name] = translate(model, case, target, options.device)
+                made[f"{name}, histogram-matched"] = matched(made[name], t1, truth)
             for name, image in made.items():
                 numbers = measured(t1, image, truth, case.lesion)
                 found[target, case.group][name].append(numbers)

@@ -48,6 +48,9 @@ VERB: Restored = "super-resolve"
 KIND = "superresolved"
 Consistency = Literal["noise", "exact", "none"]
 INCONSISTENCY = ("inconsistency_max", "inconsistency_mean")
+# Between large voxels anatomy differs as noise does, so part of what is found is not noise. This part
+# gave the best images of three real crops with 1, 3 and 6 % of added noise.
+BELIEVED = 0.7
 # Bytes per voxel of the finer grid besides what the network needs: the interpolated scan, what is
 # being added to it, and the intermediate results of working axis by axis.
 BYTES_PER_FINE_VOXEL = 12
@@ -214,7 +217,7 @@ def _refined(
             inside = torch.from_numpy(np.ascontiguousarray(turn.there(shown)))[None]
             counts = torch.from_numpy(_contiguous(scale.foreground, turn)) > 0
             del shown
-        noise = noise_sigma(opened.volume.voxels[0], scale.foreground)
+        noise = BELIEVED * noise_sigma(opened.volume.voxels[0], scale.foreground)
         # The network was taught on what is consistent as far as noise allows (coarse_patches).
         measured = scale.image(opened.volume.voxels[0], turn)[0]
         residual = measured - downsample(image[0], samplings)
