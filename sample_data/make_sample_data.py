@@ -44,15 +44,23 @@ def write_template(folder: Path) -> None:
     """The average brain; a lesion drawn into it, on T1 and on a FLAIR-like image; its mask."""
     brain, affine = template("t1")
     opacity = lesion_opacity(brain.shape, affine)
-    save(folder / "icbm152_t1.nii.gz", brain, affine)
-    save(folder / "icbm152_t1_lesion.nii.gz", with_lesion(brain, opacity, "t1"), affine)
+    sick = with_lesion(brain, opacity, "t1")
+    # Even numbers: nobody sees the difference, and the files are a fifth smaller.
+    save(folder / "icbm152_t1.nii.gz", even(brain), affine)
+    save(folder / "icbm152_t1_lesion.nii.gz", even(sick), affine)
     # There is no FLAIR average: its contrast is drawn from the average tissue maps.
     white, grey = (template(tissue)[0] / 255 for tissue in ("wm", "gm"))
     fluid = np.clip(1 - white - grey, 0, 1)
     parts = zip(FLAIR, (white, grey, fluid), strict=True)
     flair = np.where(brain > 0, 200 * sum(level * part for level, part in parts), 0)
-    save(folder / "icbm152_flair_lesion.nii.gz", with_lesion(flair, opacity, "flair"), affine)
+    sick = with_lesion(flair, opacity, "flair")
+    save(folder / "icbm152_flair_lesion.nii.gz", even(sick), affine)
     save(folder / "icbm152_lesion_mask.nii.gz", opacity >= 0.5, affine)
+
+
+def even(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest even numbers up to 254."""
+    return 2 * np.rint(values / 2).clip(0, 127)
 
 
 def with_lesion(
@@ -139,6 +147,7 @@ def save(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64]) -
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=4 if path.name.startswith("icbm") else 2)
     image.set_qform(affine, code=4 if path.name.startswith("icbm") else 2)
+    nib.openers.Opener.default_compresslevel = 9
     nib.save(image, path)
 
 
