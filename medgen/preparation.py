@@ -143,10 +143,9 @@ class Preparation(Config):
             return mask, ["brain mask given by the caller"]
         foreground, background = brain.find_foreground(volume)
         if volume.spatial_dims == 2 or self.brain == "none":
-            what = "2-D image" if volume.spatial_dims == 2 else "no brain asked for"
             if background is None:
-                return foreground, [f"{what}: no constant background, the whole image is used"]
-            return foreground, [f"{what}: its foreground is used ({background:.0%} background)"]
+                return foreground, ["the whole image is used: it has no constant background"]
+            return foreground, [f"the constant background ({background:.0%}) is left out"]
         if self.brain == "skull_stripped":
             if background is None:
                 msg = "the scan is said to be skull-stripped but has no constant background"

@@ -284,7 +284,7 @@ def predict(
 
 def say_memory(estimated_gb: float) -> None:
     """Tell people what a task is about to take, before it does."""
-    log.info("this takes up to %.2g GB of memory (estimated)", estimated_gb)
+    log.info("Takes up to %.2g GB of memory (estimated)", estimated_gb)
 
 
 def to_values(
