@@ -367,6 +367,8 @@ class AnatomySource:
         # Grey matter is not equally bright everywhere (insula, hippocampus, motor strip).
         regional = smooth_noise(shape, 15, generator) * uniform(generator, 0.0, 0.08)
         image = torch.where(self.grey[labels], image + regional, image)
+        if distractors is not None and contrast == "flair":
+            uniform(distractors, -1, 1)  # the sign of other contrasts' rims: the rest stays in step
         return self._healthy_distractors(image, labels, contrast, distractors or generator)
 
     def _healthy_distractors(

@@ -176,6 +176,25 @@ def test_lesions_are_at_one_place_with_the_sign_of_the_contrast() -> None:
     assert int((bright & dark).sum()) > 0.6 * int(bright.sum())
 
 
+@pytest.mark.parametrize("target", ["t2", "flair"])
+def test_vessels_are_at_one_place_in_both_contrasts(target: str) -> None:
+    anatomy = source("translate").anatomy
+    assert anatomy is not None
+    labels = torch.full((8, 24, 24), anatomy.values.index(24))  # fluid around the brain
+    shown = []
+    for contrast in ("t1", target):
+        images = [
+            anatomy._paint(
+                labels, contrast, torch.Generator().manual_seed(0), torch.Generator().manual_seed(n)
+            )
+            for n in (3, 4)
+        ]
+        # Nothing but the vessels differs between two draws of them.
+        shown.append(images[0] != images[1])
+    assert int(shown[0].sum()) > 50
+    assert torch.equal(*shown)
+
+
 def test_values_are_scaled_by_the_input_and_not_clipped() -> None:
     made = source("denoise", noise={"rician": (0.05, 0.1)}, batch_size=3)
     batch = made.batch(2)
