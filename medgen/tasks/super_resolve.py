@@ -48,8 +48,8 @@ VERB: Restored = "super-resolve"
 KIND = "superresolved"
 Consistency = Literal["noise", "exact", "none"]
 INCONSISTENCY = ("inconsistency_max", "inconsistency_mean")
-# Between large voxels anatomy differs as noise does, so part of what is found is not noise. This part
-# gave the best images of three real crops with 1, 3 and 6 % of added noise.
+# Between large voxels anatomy differs as noise does, so part of what is found is not noise. This
+# part gave the best images of three real crops with 1, 3 and 6 % of added noise.
 BELIEVED = 0.7
 # Bytes per voxel of the finer grid besides what the network needs: the interpolated scan, what is
 # being added to it, and the intermediate results of working axis by axis.
