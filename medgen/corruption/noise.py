@@ -7,6 +7,7 @@ images are usually scaled: 1 is the brightest tissue).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -115,7 +116,10 @@ NOISE: dict[str, Callable[[Tensor, float, Generator], Tensor]] = {
 def random_noise(
     image: Tensor, kinds: Mapping[str, tuple[float, float]], generator: Generator
 ) -> Tensor:
-    """Noise of one of the kinds, each as likely, of a level drawn uniformly from its range.
+    """Noise of one of the kinds, each as likely, of a level drawn from its range.
+
+    The level is drawn uniformly on a logarithmic scale, so that faint noise is as common as strong
+    noise, or on a linear one if the range begins at 0.
 
     Args:
         image: ``(D, H, W)``, not negative, 1 its brightest tissue.
@@ -127,5 +131,8 @@ def random_noise(
     names = sorted(kinds)
     name = names[int(torch.randint(len(names), (), generator=generator))]
     low, high = kinds[name]
-    sigma = uniform(generator, low, high)
+    if low > 0:
+        sigma = math.exp(uniform(generator, math.log(low), math.log(high)))
+    else:
+        sigma = uniform(generator, low, high)
     return NOISE[name](image, sigma, generator) if sigma > 1e-4 else image.clone()

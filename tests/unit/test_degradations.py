@@ -31,6 +31,16 @@ def head() -> Tensor:
     return ((x / 16) ** 2 + (y / 18) ** 2 < 1).float()[None]
 
 
+def test_faint_noise_is_as_common_as_strong_noise() -> None:
+    image = torch.ones(1, 64, 64)
+    levels = [
+        float((random_noise(image, {"gaussian": (0.01, 0.16)}, seeded(n)) - image).std())
+        for n in range(200)
+    ]
+    assert min(levels) < 0.012 < 0.13 < max(levels)
+    assert 0.4 < sum(level < 0.04 for level in levels) / len(levels) < 0.6
+
+
 @pytest.mark.parametrize("kind", NOISE)
 def test_noise_has_the_level_asked_for_where_the_image_is_one(kind: str) -> None:
     image = torch.ones(8, 64, 64)
