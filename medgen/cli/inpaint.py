@@ -57,7 +57,7 @@ def inpaint(
             "--resample-mask", metavar="", help="Bring a mask of another grid onto the scan's."
         ),
     ] = False,
-    model: options.RestorationModel = "brain-inpaint",
+    model: options.RestorationModel = "biharmonic",
 ) -> None:
     """Fill parts of a scan with what might be there.
 

@@ -27,7 +27,7 @@ class InpaintStep(Config):
     """Fill what does not belong into a healthy scan, as ``medgen inpaint`` does."""
 
     name: Literal["inpaint"]
-    model: str = Field("brain-inpaint", description=_MODEL)
+    model: str = Field("biharmonic", description=_MODEL)
     remove_anomalies: bool = Field(False, description="Fill what `detector` finds.")
     detector: str = Field("brain-mr", description="Name or folder of the model that finds it.")
     remove_metal: float | None = Field(

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from medgen.manifest import Manifest, Restored
 from medgen.volume import Geometry, Volume
 
+# What won on held-out real scans. No network of ours fills holes better than the smoothest surface.
 DEFAULT_MODELS: dict[Restored, str] = {
-    "inpaint": "brain-inpaint",
+    "inpaint": "biharmonic",
     "super-resolve": "brain-super-resolution",
     "denoise": "brain-denoise",
     "translate": "brain-t1-translation",
