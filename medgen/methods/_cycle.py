@@ -14,7 +14,7 @@ older images. Networks work in -1..1, as the papers' weights suppose; images ent
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -30,6 +30,8 @@ from medgen.networks.pool import ImagePool
 from medgen.networks.translation import PatchGAN
 
 Step = tuple[str, Tensor, dict[str, Tensor]]
+# A generator and an image to two equal results: one for the critic, one to compare with images.
+Make = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 
 class CycleConfig(Config):
@@ -117,7 +119,15 @@ def cycle_optimizers(method: Any) -> dict[str, Optimizer]:
     return found
 
 
-def cycle_game(method: Any, source: Tensor, target: Tensor) -> Iterator[Step]:
+def make_once(generator: Any, image: Tensor) -> tuple[Tensor, Tensor]:
+    """What a generator makes of an image, for the critic and for the way back alike."""
+    made = generator(image)
+    return made, made
+
+
+def cycle_game(
+    method: Any, source: Tensor, target: Tensor, make: Make = make_once
+) -> Iterator[Step]:
     """The generators' step, then the critics' on what these made, as in the paper's program.
 
     Args:
@@ -125,22 +135,24 @@ def cycle_game(method: Any, source: Tensor, target: Tensor) -> Iterator[Step]:
             ``source_critic``, ``target_pool`` and ``source_pool``.
         source: Images ``(B, C, *spatial)`` in -1..1 of the one domain.
         target: As many of the other; none need belong to any of ``source``.
+        make: Runs a generator; its second result carries the gradients of ways back and identity.
     """
     config: CycleConfig = method.config
-    made_target, made_source = method.to_target(source), method.to_source(target)
+    made_target, there = make(method.to_target, source)
+    made_source, here = make(method.to_source, target)
     adversarial = torch.stack(
         [
             fooling(method.target_critic, made_target, target, config),
             fooling(method.source_critic, made_source, source, config),
         ]
     ).sum()
-    away = difference(method.to_source(made_target), source, config.cycle_norm)
-    cycle = away + difference(method.to_target(made_source), target, config.cycle_norm)
+    away = difference(make(method.to_source, there)[1], source, config.cycle_norm)
+    cycle = away + difference(make(method.to_target, here)[1], target, config.cycle_norm)
     loss = adversarial + config.cycle_weight * cycle
     parts = {"adversarial": adversarial.detach(), "cycle": cycle.detach()}
     if config.identity_weight:
-        same = difference(method.to_target(target), target, config.cycle_norm)
-        same = same + difference(method.to_source(source), source, config.cycle_norm)
+        same = difference(make(method.to_target, target)[1], target, config.cycle_norm)
+        same = same + difference(make(method.to_source, source)[1], source, config.cycle_norm)
         loss = loss + config.identity_weight * config.cycle_weight * same
         parts["identity"] = same.detach()
     yield "generators", loss, parts

@@ -15,6 +15,12 @@ the first (``start_from``) and plays CycleGAN's game on unpaired images, see
 trained on photographs, which medgen does not download: here the content loss compares features of
 the critic, and generators begin from random weights.
 
+The unpaired game has a way out: with A = 0 nothing changes, the way back is perfect, and where A is
+0 no critic can teach C. Mejjati et al. stop training their attention after a while, because it
+collapses. Here the way back teaches C alone, and A learns from the critics only. These begin anew
+in the second run, and while they know nothing the way back would undo what pairs have taught: so
+they may first learn alone (``critic_lead``).
+
 ``output`` is in 0..1, as the training images; :meth:`UAGGAN.look` also shows A.
 """
 
@@ -42,6 +48,7 @@ from medgen.methods._cycle import (
     unsigned,
 )
 from medgen.methods._sizes import require_multiples
+from medgen.networks.counter import Counter
 from medgen.networks.layers import frozen
 from medgen.networks.translation import PatchGAN, ResNetTranslator
 
@@ -53,6 +60,12 @@ class UAGGANConfig(CycleConfig):
     l1_weight: float = Field(100.0, gt=0, description="paired: weight of the absolute error")
     content_weight: float = Field(10.0, ge=0, description="paired: weight of the critic's features")
     identity_weight: float = Field(0.0, ge=0, description="as in CycleGAN; the paper has none")
+    critic_lead: int = Field(
+        0,
+        ge=0,
+        description="unpaired: steps at the start in which only the critics learn; for trained "
+        "generators, which critics that know nothing would spoil",
+    )
 
 
 class UAGGAN(nn.Module):
@@ -60,7 +73,7 @@ class UAGGAN(nn.Module):
 
     Config = UAGGANConfig
     input_slices = 1
-    training_only = ("target_critic", "source_critic", "target_pool", "source_pool")
+    training_only = ("target_critic", "source_critic", "target_pool", "source_pool", "begun")
 
     def __init__(self, config: UAGGANConfig) -> None:
         super().__init__()
@@ -70,6 +83,7 @@ class UAGGAN(nn.Module):
         self.to_target, self.to_source = Attentive(config), Attentive(config)
         self.target_critic, self.source_critic = critic_of(config), critic_of(config)
         self.target_pool, self.source_pool = pools(config)
+        self.begun = Counter()  # steps of the unpaired game
         self.divisor = self.to_target.network.divisor
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -79,9 +93,14 @@ class UAGGAN(nn.Module):
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """The generators, then the critics; ``target`` belongs to ``image`` only if paired."""
         source, target = signed(batch["image"]), signed(batch["target"])
-        yield from (
-            self._paired(source, target) if self.config.paired else cycle_game(self, source, target)
-        )
+        if self.config.paired:
+            yield from self._paired(source, target)
+        elif self.begun.advance() >= self.config.critic_lead:
+            yield from cycle_game(self, source, target, make=Attentive.both)
+        else:
+            with torch.no_grad():
+                made_target, made_source = self.to_target(source), self.to_source(target)
+            yield from critics_game(self, source, target, made_source, made_target)
 
     def _paired(self, source: Tensor, target: Tensor) -> Iterator[Step]:
         """Both generators against truth and critics, then the critics."""
@@ -135,10 +154,23 @@ class Attentive(nn.Module):
 
     def look(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Image ``(B, C, *spatial)`` to the result and its attention ``(B, 1, *spatial)``."""
-        raw = self.network(image)
-        content, attention = torch.tanh(raw[:, :-1]), torch.sigmoid(raw[:, -1:])
-        return attention * content + (1 - attention) * image, attention
+        content, attention = self._parts(image)
+        return _blend(image, content, attention), attention
+
+    def both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The result twice; the second one's gradients reach the content but not the attention."""
+        content, attention = self._parts(image)
+        fixed = attention.detach()
+        return _blend(image, content, attention), _blend(image, content, fixed)
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, C, *spatial)`` to the same shape."""
         return self.look(image)[0]
+
+    def _parts(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        raw = self.network(image)
+        return torch.tanh(raw[:, :-1]), torch.sigmoid(raw[:, -1:])
+
+
+def _blend(image: Tensor, content: Tensor, attention: Tensor) -> Tensor:
+    return attention * content + (1 - attention) * image

@@ -215,6 +215,49 @@ def test_the_second_run_begins_with_the_generators_of_the_first() -> None:
     assert all(name.split(".")[0] in second.training_only for name in missing)
 
 
+def test_the_way_back_does_not_teach_the_attention_to_look_away() -> None:
+    """An attention of zero has a perfect way back, and it held the generators at the identity."""
+    guided = method("uaggan", identity_weight=0.5)
+
+    def slopes() -> tuple[Tensor, Tensor]:
+        guided.zero_grad()
+        next(loss for name, loss, _ in guided.losses(images()) if name == "generators").backward()
+        last = guided.to_target.network.up[-1].weight.grad
+        return last[:-1].abs().max(), last[-1].abs().max()
+
+    content, attention = slopes()
+    assert content > 0
+    assert attention > 0
+    for critic in (guided.target_critic, guided.source_critic):
+        nn.init.zeros_(critic.judge.weight)
+    content, attention = slopes()
+    assert content > 0
+    assert attention == 0
+
+
+def test_while_the_critics_lead_the_generators_wait() -> None:
+    guided = method("uaggan", critic_lead=2)
+    names = [[name for name, _, _ in guided.losses(images())] for _ in range(3)]
+    assert names == [["critics"], ["critics"], ["generators", "critics"]]
+
+
+def test_pairs_soon_move_results_away_from_the_image() -> None:
+    """Dark is to become bright: nearer to the truth than to what went in, where attention lies."""
+    generator = torch.Generator().manual_seed(0)
+    image = 0.3 * torch.rand(2, 1, SIDE, SIDE, generator=generator)
+    guided = method("uaggan", paired=True, generator_rate=5e-3)
+    optimizers = guided.optimizers()
+    for _ in range(20):
+        for name, loss, _ in guided.losses({"image": image, "target": 1 - image}):
+            optimizers[name].zero_grad()
+            loss.backward()
+            optimizers[name].step()
+    with torch.no_grad():
+        made, attention = guided.look(image)
+    assert float((made - (1 - image)).abs().mean()) < 0.3 * float((made - image).abs().mean())
+    assert float(attention.mean()) > 0.5
+
+
 # ---- The pool. ----
 
 
