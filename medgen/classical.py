@@ -31,6 +31,8 @@ SLAB = 32
 # values then differ from the exact ones by less than a thousandth of the image's deviation.
 RESIDUAL = 1e-4
 MOST_ITERATIONS = 1000
+# Bytes that filling a hole holds per voxel of the box around it, at most (tracemalloc).
+BYTES_PER_BOX_VOXEL = 90
 
 
 def nearest_fill(image: NDArray[Any], hole: NDArray[np.bool_]) -> Image:
@@ -52,7 +54,7 @@ def nearest_fill(image: NDArray[Any], hole: NDArray[np.bool_]) -> Image:
     return filled
 
 
-def biharmonic(image: NDArray[Any], hole: NDArray[np.bool_]) -> Image:
+def biharmonic(image: NDArray[Any], hole: NDArray[np.bool_], residual: float = RESIDUAL) -> Image:
     """Fill a hole with the function of zero squared Laplacian that fits the values around it.
 
     scikit-image solves the same equation with a sparse factorisation, whose memory grows fast
@@ -63,6 +65,7 @@ def biharmonic(image: NDArray[Any], hole: NDArray[np.bool_]) -> Image:
     Args:
         image: ``(X, Y[, Z])``; values inside the hole do not count.
         hole: True where values are missing; not everywhere.
+        residual: Largest residual of the equation, relative to where the solution starts.
     """
     filled = nearest_fill(image, hole)
     known = image[~hole]
@@ -70,20 +73,37 @@ def biharmonic(image: NDArray[Any], hole: NDArray[np.bool_]) -> Image:
     # The squared Laplacian reaches two voxels far.
     for box in _neighbourhoods(hole, margin=2):
         inside = hole[box]
-        filled[box][inside] = _solve_biharmonic(filled[box], inside).clip(low, high)
+        filled[box][inside] = _solve_biharmonic(filled[box], inside, residual).clip(low, high)
     return filled
+
+
+def fill_memory_gb(hole: NDArray[np.bool_]) -> float:
+    """Memory in GB that filling a hole needs at its peak, besides a few copies of the image."""
+    boxes = _neighbourhoods(hole, margin=2)
+    voxels = [math.prod(part.stop - part.start for part in box) for box in boxes]
+    return max(voxels, default=0) * BYTES_PER_BOX_VOXEL / 1e9
 
 
 def _neighbourhoods(hole: NDArray[np.bool_], margin: int) -> list[tuple[slice, ...]]:
     """A box for each part of the hole that can be filled by itself, and what it depends on."""
     from scipy import ndimage
 
-    near = ndimage.binary_dilation(hole, np.ones((3,) * hole.ndim), iterations=margin)
-    boxes: list[tuple[slice, ...]] = ndimage.find_objects(ndimage.label(near)[0])
-    return boxes
+    whole = ndimage.find_objects(hole.view(np.uint8))
+    if not whole:
+        return []
+    # Most holes are far smaller than the image.
+    first = [max(0, part.start - margin) for part in whole[0]]
+    room = tuple(slice(n, part.stop + margin) for n, part in zip(first, whole[0], strict=True))
+    near = ndimage.binary_dilation(hole[room], np.ones((3,) * hole.ndim), iterations=margin)
+    return [
+        tuple(slice(n + part.start, n + part.stop) for n, part in zip(first, box, strict=True))
+        for box in ndimage.find_objects(ndimage.label(near)[0])
+    ]
 
 
-def _solve_biharmonic(filled: Image, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _solve_biharmonic(
+    filled: Image, inside: NDArray[np.bool_], allowed: float
+) -> NDArray[np.float64]:
     """Values inside, from those outside and a first guess inside."""
     from scipy import fft
 
@@ -109,7 +129,7 @@ def _solve_biharmonic(filled: Image, inside: NDArray[np.bool_]) -> NDArray[np.fl
     towards = precondition(residual)
     direction = towards.copy()
     fit = float(residual @ towards)
-    limit = RESIDUAL * float(np.linalg.norm(residual))
+    limit = allowed * float(np.linalg.norm(residual))
     for _ in range(MOST_ITERATIONS):
         if np.linalg.norm(residual) <= limit:
             break

@@ -3,7 +3,9 @@
 Anatomy is drawn from label maps (or phantoms) as in :mod:`medgen.anatomy`, real scans come as
 patches (:mod:`medgen.real_scans`), and :mod:`medgen.corruption` does the damage:
 
-- ``inpaint``: a hole is cut; the truth is the image as it was, its noise included.
+- ``inpaint``: holes are cut into the slab and filled by its smoothest continuation in 3-D, which
+  is what a network sees and corrects (:mod:`medgen.holed_slabs`); the truth is the image as it
+  was, its noise included.
 - ``super_resolve``: the truth is seen by larger voxels through a Gaussian point-spread function or
   slice profile, gets noise, is interpolated back by a cubic B-spline and made consistent with what
   was seen.
@@ -15,7 +17,9 @@ A batch holds ``image`` ``(B, slices * C_in, *spatial)`` (slice after slice), ``
 ``(B, 1, *spatial)`` of the middle slice and ``mask`` ``(B, 1, *spatial)``, where the result counts.
 Values are scaled so that the input's 1st and 99th percentile (in the foreground, outside any hole)
 become 0 and 1, and are not clipped. Outside a skull-stripped brain everything is 0. Like all
-sources, ``source.batch(i)`` is a pure function of the settings and ``i``.
+sources, ``source.batch(i)`` is a pure function of the settings and ``i``. Where drawing takes
+longer than learning, ``pool`` batches are drawn and dealt out again and again
+(:mod:`medgen.batch_pool`).
 """
 
 from __future__ import annotations
@@ -39,14 +43,16 @@ from medgen.anatomy import (
     batch_generator,
     choose,
 )
+from medgen.batch_pool import BatchPool
 from medgen.config import Config
 from medgen.corruption import chance, paint_lesions, uniform
 from medgen.corruption.artefacts import acquired, bias_field, motion
 from medgen.corruption.coarse_patches import patch_axis, refined_start
-from medgen.corruption.holes import KINDS, random_hole
+from medgen.corruption.holes import KINDS
 from medgen.corruption.noise import NOISE, random_noise
 from medgen.corruption.resolution import along
 from medgen.errors import InputError
+from medgen.holed_slabs import cut_holes, fill
 from medgen.real_scans import RealScans, RealScansConfig
 
 Task = Literal["inpaint", "super_resolve", "denoise", "translate"]
@@ -81,6 +87,18 @@ class RestorationConfig(Config):
     spacing_mm: float = Field(1.5, gt=0, description="voxel size of the images")
     slices_per_slab: int = Field(4, ge=1, description="2-D images cut from one drawn slab")
     slice_stride: int = Field(3, ge=1, description="distance between these images")
+    slab_margin: int = Field(
+        0,
+        ge=0,
+        description="inpaint, 2-D: slices drawn beyond the outer images on either side, from which "
+        "their holes are filled as well",
+    )
+    pool: int = Field(
+        0,
+        ge=0,
+        description="training batches that are drawn, kept in memory (by each worker process), and "
+        "shuffled and mirrored from then on; 0: every batch is drawn anew",
+    )
     noise: dict[str, tuple[float, float]] = Field(
         {},
         description="kinds of noise (gaussian, rician, poisson, grainy) and the range of their "
@@ -110,7 +128,7 @@ class RestorationConfig(Config):
         "their size in mm; lesion_shape needs anatomy.lesions",
     )
     largest_hole: float = Field(
-        0.5, gt=0, lt=1, description="inpaint: largest part of an image's tissue that is cut"
+        0.5, gt=0, lt=1, description="inpaint: largest part of a slab's tissue that is cut"
     )
     sources: tuple[Contrast, ...] = Field(
         ("t1", "t2", "flair", "random"), description="translate: contrasts of the input"
@@ -218,9 +236,18 @@ class RestorationSource:
         self.noise = config.noise or USUAL_NOISE[config.task]
         share = config.image_share if self.anatomy and self.images else float(self.anatomy is None)
         self.real_images = round(share * config.batch_size)
+        self._pool: BatchPool | None = None
+        if config.pool:
+            self._pool = BatchPool(
+                self._training_batch, config.pool, config.batch_size, config.spatial_dims,
+                config.seed,
+            )  # fmt: skip
 
     def batch(self, index: int) -> dict[str, Tensor]:
         """Training batch number ``index``."""
+        return self._training_batch(index) if self._pool is None else self._pool.batch(index)
+
+    def _training_batch(self, index: int) -> dict[str, Tensor]:
         return self._batch(2 * index, held_out=False)
 
     def validation_batch(self, index: int) -> dict[str, Tensor]:
@@ -257,8 +284,10 @@ class RestorationSource:
         return (depth + 2 * self._margin(), *config.size)
 
     def _margin(self) -> int:
-        """Slices beyond the outer ones that large voxels also see."""
+        """Slices beyond the outer ones that large voxels also see, or holes are filled from."""
         config = self.config
+        if config.task == "inpaint" and not (self.images is not None and self.images.flat):
+            return config.slab_margin
         if config.task != "super_resolve" or config.spatial_dims == 3:
             return 0
         largest = max(factors[0] for factors in config.factors)
@@ -357,78 +386,61 @@ class RestorationSource:
             image = self._coarse(image, generator)
         elif not (config.task == "inpaint" and slab.real):
             image = random_noise(image, self.noise, generator)
-        low, high = value_range(image, slab.tissue)
         if config.task == "inpaint":
-            truth = image
-        elif slab.source is not None:  # a contrast of its own has a scale of its own
+            return self._holed(slab, image, generator)
+        low, high = value_range(image, slab.tissue)
+        if slab.source is not None:  # a contrast of its own has a scale of its own
             lowest, highest = value_range(truth, slab.tissue)
             truth = low + (truth - lowest) / (highest - lowest) * (high - low)
-        return [
-            self._finished(slab, image, truth, (low, high), bounds, generator)
-            for bounds in self._cuts(slab)
-        ]
+        image, truth = ((each - low) / (high - low) * slab.shown for each in (image, truth))
+        planes = [image]
+        if config.task == "translate" and len(config.targets) > 1:
+            ones = torch.ones_like(image)
+            planes += [ones * (n == slab.wanted) for n in range(len(config.targets))]
+        return self._examples(planes, truth, slab.counted)
 
-    def _cuts(self, slab: Slab) -> list[slice]:
-        """Which slices of the slab the examples hold."""
+    def _holed(self, slab: Slab, image: Tensor, generator: Generator) -> list[dict[str, Tensor]]:
+        """Examples with holes that are filled as they are in use."""
+        config = self.config
+        bounds = self._cuts(len(image))
+        hole = cut_holes(
+            slab.tissue, [(part.start + part.stop) // 2 for part in bounds], config.holes,
+            config.spacing_mm, config.largest_hole, generator,
+            None if self.anatomy is None else self.anatomy.shapes,
+        )  # fmt: skip
+        low, high = value_range(image, slab.tissue & ~hole)
+        image = image * slab.shown
+        # A scan's blank surroundings become 0; in a hole they keep the value they have in the scan.
+        visible = slab.shown | hole
+        filled, truth = (
+            (each - low) / (high - low) * visible for each in (fill(image, hole), image)
+        )
+        return self._examples([filled, hole.float()], truth, hole & slab.counted)
+
+    def _cuts(self, depth: int) -> list[slice]:
+        """Which slices of a slab the examples hold."""
         config = self.config
         if config.spatial_dims == 3:
-            return [slice(None)]
+            return [slice(0, depth)]
         margin = self._margin()
-        room = len(slab.truth) - 2 * margin - config.input_slices
+        room = depth - 2 * margin - config.input_slices
         starts = range(margin, margin + room + 1, config.slice_stride)
         return [slice(start, start + config.input_slices) for start in starts]
 
-    def _finished(
-        self,
-        slab: Slab,
-        image: Tensor,
-        truth: Tensor,
-        limits: tuple[float, float],
-        bounds: slice,
-        generator: Generator,
-    ) -> dict[str, Tensor]:
-        """One example, scaled so that ``limits`` become 0 and 1, with its further channels."""
-        config = self.config
-        shown, tissue = slab.shown[bounds], slab.tissue[bounds]
-        mask, hole = slab.counted[bounds].float(), None
-        if config.task == "inpaint":
-            hole = self._hole(tissue, generator)
-            outside = slab.tissue.clone()
-            outside[bounds] &= ~hole
-            limits = value_range(image, outside)
-            mask = (hole & slab.counted[bounds]).float()
-        low, high = limits
-        target = (truth[bounds] - low) / (high - low) * shown
-        planes = [target if truth is image else (image[bounds] - low) / (high - low) * shown]
-        if hole is not None:
-            planes = [planes[0] * ~hole, hole.float()]
-        if config.task == "translate" and len(config.targets) > 1:
-            ones = torch.ones_like(planes[0])
-            planes += [ones * (n == slab.wanted) for n in range(len(config.targets))]
-        stacked = torch.stack(planes)
-        if config.spatial_dims == 3:
-            return {"image": stacked, "target": target[None], "mask": mask[None]}
-        middle = slice(config.input_slices // 2, config.input_slices // 2 + 1)
-        stacked = stacked.transpose(0, 1).flatten(0, 1)
-        return {"image": stacked, "target": target[middle], "mask": mask[middle]}
-
-    def _hole(self, tissue: Tensor, generator: Generator) -> Tensor:
-        """One to three holes in the example, of which the first lies in its middle slice."""
-        config = self.config
-        shapes = None if self.anatomy is None else self.anatomy.shapes
-        allowed = config.largest_hole * float(tissue.sum())
-
-        def cut(kinds: dict[str, tuple[float, float]]) -> Tensor:
-            return random_hole(tissue.shape, tissue, config.spacing_mm, kinds, generator, shapes)
-
-        hole = cut(config.holes)
-        if float((hole & tissue).sum()) > allowed:  # it has to be a small one
-            hole = cut({kind: (least, least) for kind, (least, _) in config.holes.items()})
-        for _ in range(int(uniform(generator, 0, 3) ** 2 / 3)):
-            more = hole | cut(config.holes)
-            if float((more & tissue).sum()) <= allowed:
-                hole = more
-        return hole
+    def _examples(
+        self, planes: Sequence[Tensor], target: Tensor, mask: Tensor
+    ) -> list[dict[str, Tensor]]:
+        """The examples of a finished slab: all ``(D, H, W)``, ``planes`` the input's channels."""
+        stacked, examples = torch.stack(list(planes)), []
+        for bounds in self._cuts(len(target)):
+            if self.config.spatial_dims == 3:
+                image, truth, counts = stacked, target, mask
+            else:
+                image = stacked[:, bounds].transpose(0, 1).flatten(0, 1)
+                middle = (bounds.start + bounds.stop) // 2
+                truth, counts = target[middle], mask[middle]
+            examples.append({"image": image, "target": truth[None], "mask": counts[None].float()})
+        return examples
 
     def _artefacts(self, image: Tensor, generator: Generator) -> Tensor:
         """The image as a moving head or an uneven coil leaves it, if that is asked for."""

@@ -23,6 +23,7 @@ ROWS = (
         *("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
         *("image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"),
         *("restoration_sets", "real_scans", "domain_sets", "classical"),
+        *("batch_pool", "holed_slabs"),
     ),
     ("networks", "losses", "augmentation", "label_deformation"),
     ("methods",),
@@ -50,7 +51,11 @@ NEIGHBOURS = {
     ("annotated_brain", "phantoms"),
     ("mixed_sets", "image_sets"),
     ("restoration_sets", "anatomy"),
+    ("holed_slabs", "classical"),
+    ("holed_slabs", "corruption"),
+    ("restoration_sets", "batch_pool"),
     ("restoration_sets", "corruption"),
+    ("restoration_sets", "holed_slabs"),
     ("restoration_sets", "label_maps"),
     ("restoration_sets", "phantoms"),
     ("restoration_sets", "real_scans"),
@@ -65,6 +70,7 @@ NEIGHBOURS = {
 DATA = {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"}
 DATA |= {"image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"}
 DATA |= {"restoration_sets", "real_scans", "domain_sets", "classical"}
+DATA |= {"batch_pool", "holed_slabs"}
 FORBIDDEN = {
     "methods": DATA,
     "losses": DATA,

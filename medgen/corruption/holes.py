@@ -27,6 +27,7 @@ def random_hole(
     kinds: Mapping[str, tuple[float, float]],
     generator: Generator,
     shapes: LesionShapes | None = None,
+    middle: int | None = None,
 ) -> Tensor:
     """A hole of one of the kinds, each as likely, in the middle slice's tissue.
 
@@ -39,6 +40,7 @@ def random_hole(
             of a lesion, width of a brush, side of a box.
         generator: Source of randomness.
         shapes: Real lesions, needed for ``lesion_shape``.
+        middle: Another slice to take for the middle one.
 
     Returns:
         bool ``(D, H, W)``; never empty if there is any tissue.
@@ -47,7 +49,7 @@ def random_hole(
     kind = names[int(torch.randint(len(names), (), generator=generator))]
     low, high = kinds[kind]
     size = math.exp(uniform(generator, math.log(low), math.log(high))) / spacing_mm
-    centre = _centre(tissue, generator)
+    centre = _centre(tissue, int(shape[0]) // 2 if middle is None else middle, generator)
     full = (int(shape[0]), int(shape[1]), int(shape[2]))
     if kind == "stroke":
         hole = _stroke(centre, size, full, generator)
@@ -64,10 +66,9 @@ def random_hole(
     return hole
 
 
-def _centre(tissue: Tensor, generator: Generator) -> Voxel:
-    """A voxel of the middle slice's tissue; of any tissue; or the middle of the image."""
+def _centre(tissue: Tensor, middle: int, generator: Generator) -> Voxel:
+    """A voxel of the tissue of one slice; of any tissue; or the middle of that slice."""
     shape = tuple(tissue.shape)
-    middle = shape[0] // 2
     inside = tissue[middle].flatten().nonzero()[:, 0] + middle * shape[1] * shape[2]
     if not len(inside):
         inside = tissue.flatten().nonzero()[:, 0]

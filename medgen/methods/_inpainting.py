@@ -1,7 +1,9 @@
 """What the inpainting methods share: how an image with a hole goes in and comes out.
 
-Their input is, for each of the neighbouring slices, the image with the hole emptied and the hole
-itself, 1 inside. Outside the hole the output is the input: only what is missing is made.
+Their input is, for each of the neighbouring slices, the image, whose hole a classical method has
+filled, and the hole itself, 1 inside. Outside the hole the output is the input: only what is
+missing is made. A method either corrects the given filling or does not look at it
+(:meth:`Slices.emptied`).
 """
 
 from __future__ import annotations
@@ -16,19 +18,21 @@ from torch import Tensor
 from medgen.methods._restoring import Restored, restored, start_near
 from medgen.methods._sizes import require_multiples
 from medgen.networks.folding import fold, unfold
-from medgen.networks.hole_filling import pull_push
 
 # Images are scaled so that nearly all of their values lie between 0 and 1.
 DATA_RANGE = 1.0
-# How often the U-Net halves the size, and the pyramid it starts from.
+# How often the U-Net halves the size.
 HALVINGS = 4
+# Of the last layer's weights: an untrained network changes the given filling by less than a
+# hundredth, so that training never has to find its way back to it.
+FIRST_GAIN = 0.01
 
 
 class Slices(NamedTuple):
     """An input taken apart.
 
     Attributes:
-        images: Slices with the holes emptied ``(B, slices, C, *spatial)``.
+        images: Slices as given, with something in their holes ``(B, slices, C, *spatial)``.
         holes: ``(B, slices, 1, *spatial)``, 1 inside.
     """
 
@@ -45,8 +49,12 @@ class Slices(NamedTuple):
         """Its hole ``(B, 1, *spatial)``."""
         return self.holes[:, self.holes.shape[1] // 2]
 
+    def emptied(self) -> Slices:
+        """The same with 0 in the holes: whatever stood there cannot matter any more."""
+        return self._replace(images=self.images * (1 - self.holes))
+
     def with_middle(self, image: Tensor) -> Slices:
-        """The same with another middle slice, whose hole may hold something."""
+        """The same with another middle slice."""
         middle = self.images.shape[1] // 2
         before, after = self.images[:, :middle], self.images[:, middle + 1 :]
         return self._replace(images=torch.cat([before, image[:, None], after], dim=1))
@@ -64,15 +72,11 @@ class Slices(NamedTuple):
 def apart(image: Tensor, channels: int) -> Slices:
     """The slices and holes of an input ``(B, slices * (C + 1), *spatial)``; ``channels`` is C."""
     slices = image.unflatten(1, (-1, channels + 1))
-    images, holes = slices[:, :, :channels], slices[:, :, channels:]
-    # Whatever stands in a hole must not matter.
-    return Slices(images * (1 - holes), holes)
+    return Slices(slices[:, :, :channels], slices[:, :, channels:])
 
 
 class FillingUNet(BasicUNet):
-    """A U-Net that corrects a smooth continuation of what surrounds a hole.
-
-    It sees :func:`medgen.networks.hole_filling.pull_push` of every slice, and the holes.
+    """A U-Net that corrects what stands in a hole: the filling of a classical method.
 
     Args:
         dims: 2 or 3.
@@ -101,7 +105,7 @@ class FillingUNet(BasicUNet):
             features=(*features, features[0]),
             norm="batch",
         )
-        start_near(self.final_conv, channels * folded)
+        start_near(self.final_conv, channels * folded, gain=FIRST_GAIN)
         self.factor = factor
         self.divisor = 2**HALVINGS * factor
         # On CPUs 2-D convolutions run about 1.5 times faster in this layout.
@@ -109,14 +113,11 @@ class FillingUNet(BasicUNet):
         self.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def fill(self, slices: Slices) -> Restored:
-        """The middle slice with its hole filled.
+        """The middle slice with its filling corrected.
 
         Raises:
             InputError: The size is not a multiple of ``divisor``.
         """
         require_multiples(slices.image.shape[2:], self.divisor)
-        images, holes = slices.images.flatten(0, 1), slices.holes.flatten(0, 1)
-        smooth = pull_push(images, holes, HALVINGS).unflatten(0, slices.images.shape[:2])
-        start = slices._replace(images=smooth)
-        seen = fold(start.together(), self.factor).contiguous(memory_format=self.layout)
-        return slices.filled(unfold(self(seen), self.factor), start.image)
+        seen = fold(slices.together(), self.factor).contiguous(memory_format=self.layout)
+        return slices.filled(unfold(self(seen), self.factor), slices.image)

@@ -116,7 +116,7 @@ class ContextEncoder(nn.Module):
             InputError: The size is not a multiple of ``divisor``.
         """
         require_multiples(image.shape[2:], self.divisor)
-        slices = apart(image, self.config.channels)
+        slices = apart(image, self.config.channels).emptied()
         seen = fold(slices.together(), self.config.fold).contiguous(memory_format=self.layout)
         return slices.filled(unfold(self.network(seen), self.config.fold))
 

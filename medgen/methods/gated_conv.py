@@ -106,7 +106,7 @@ class GatedConv(nn.Module):
             InputError: The size is not a multiple of ``divisor``.
         """
         require_multiples(image.shape[2:], self.divisor)
-        slices = apart(image, self.config.channels)
+        slices = apart(image, self.config.channels).emptied()
         coarse = slices.filled(self._run(self.coarse, slices)).output
         return coarse, slices.filled(self._run(self.refine, slices.with_middle(coarse)))
 

@@ -6,9 +6,10 @@ A U-Net (Ronneberger et al. 2015) learns from healthy images with random holes, 
 ``L = |y - x| + w (1 - SSIM(y, x))``, x the truth and y the image with the hole filled.
 
 The SSIM (Wang et al. 2004) at a voxel of the hole looks at a window that reaches beyond it, so it
-also judges whether the seam fits. The network does not start from nothing: it corrects a smooth
-continuation of the surroundings (:func:`medgen.networks.hole_filling.pull_push`), which it sees in
-place of the hole, and the hole as a second channel.
+also judges whether the seam fits. The network does not start from nothing: it predicts what has to
+be added to the filling that stands in the hole already, the smoothest surface through its rim
+(:func:`medgen.classical.biharmonic`), which knows all slices at the scan's own resolution. It sees
+the hole as a second channel.
 
 ``output`` has the image's unit, and outside the hole its values. ``spread`` is the scale b of a
 Laplace distribution of the error in the same unit, learnt beside the image (Kendall and Gal 2017);
@@ -54,7 +55,7 @@ class InpaintUNetConfig(Config):
 
 
 class InpaintUNet(nn.Module):
-    """Fills holes of images; its input channels are those of the image and the hole.
+    """Corrects fillings of holes; its input channels are those of the image and the hole.
 
     Raises:
         InputError: If ``input_slices`` is even, or more than one in 3-D.
@@ -82,7 +83,7 @@ class InpaintUNet(nn.Module):
         return {"network": AdamW(self.network.parameters(), lr=rate, weight_decay=decay)}
 
     def forward(self, image: Tensor) -> Restored:
-        """Images and holes ``(B, slices * (C + 1), *s)`` to the filled middle one ``(B, C, *s)``.
+        """Images and holes ``(B, slices * (C + 1), *s)`` to the middle one ``(B, C, *s)``.
 
         Raises:
             InputError: The size is not a multiple of ``divisor``.

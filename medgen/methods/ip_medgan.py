@@ -11,9 +11,9 @@ features, the style loss that of their Gram matrices (Gatys et al. 2016). The pa
 from a network trained on photographs, whose weights would have to be downloaded; here both come
 from the features of the two critics (as the perceptual loss of MedGAN does: Armanious et al. 2020)
 and are relative to their size, so the weights ``a`` and ``b`` are not the paper's. Its generator is
-a cascade of U-Nets; here it is the one of ``inpaint_unet``, so that these two methods differ in
-their losses alone. Holes may have any shape: the local critic sees a box around a random voxel of
-the hole.
+a cascade of U-Nets; here it is the one of ``inpaint_unet``, which corrects a given filling, so that
+these two methods differ in their losses alone. Holes may have any shape: the local critic sees a
+box around a random voxel of the hole.
 
 ``output`` has the image's unit, and outside the hole its values; ``spread`` is the predicted scale
 of a Laplace distribution of the error in the hole. With ``input_slices`` > 1 (2-D only)
@@ -77,7 +77,7 @@ class IPMedGANConfig(Config):
 
 
 class IPMedGAN(nn.Module):
-    """Fills holes of images; its input channels are those of the image and the hole.
+    """Corrects fillings of holes; its input channels are those of the image and the hole.
 
     Raises:
         InputError: Unusable ``input_slices``, or a ``local_size`` that the critic cannot halve.

@@ -20,11 +20,11 @@ from medgen.package.files import (
     search_folders,
 )
 from medgen.package.golden import verify_package
-from medgen.package.restoration import restoration_memory_gb, run_restoration
+from medgen.package.restoration import Correction, restoration_memory_gb, run_restoration
 from medgen.package.saving import save_package
 
 __all__ = [
-    "ATTRIBUTES", "CARD", "TRAINING_FEATURES", "WEIGHTS", "ModelPackage", "ScanMaps",
+    "ATTRIBUTES", "CARD", "TRAINING_FEATURES", "WEIGHTS", "Correction", "ModelPackage", "ScanMaps",
     "list_packages", "load_package", "package_folders", "require_task", "restoration_memory_gb",
     "run_model", "run_restoration", "save_package", "search_folders", "verify_package",
 ]  # fmt: skip

@@ -38,7 +38,7 @@ def run_restoration(
     Args:
         package: The model.
         image: ``(C, X, Y[, Z])``, scaled as :class:`~medgen.preparation.Preparation` does; for
-            inpainting two channels, the image with 0 in the hole and the hole.
+            inpainting two channels, the image with its hole filled, and the hole.
         mask: ``(1, X, Y[, Z])``, true where a result is wanted; everywhere when None.
         method: The package's network, if it is already loaded.
         target: Which of its contrasts a translation model of several shall make.
@@ -163,6 +163,16 @@ class _Aimed(_Wrapped):
             torch.cat([slices, *planes], 2).flatten(1, 2)
         )
         return maps
+
+
+class Correction(_Wrapped):
+    """A network whose output is what it adds to the first channel of the middle slice."""
+
+    def predict(self, image: Tensor) -> dict[str, Tensor]:
+        """Tiles ``(B, slices * C, *s)``; the output is exactly 0 where nothing is changed."""
+        maps: dict[str, Tensor] = self.network.predict(image)
+        slices = image.unflatten(1, (self.input_slices, -1))
+        return {**maps, "output": maps["output"] - slices[:, self.input_slices // 2, :1]}
 
 
 class WithSpread(_Wrapped):

@@ -1,8 +1,10 @@
 """Inpaint: fill holes of a scan with what healthy anatomy would look like there.
 
-The hole is left out of everything that is learned from the scan. The network sees the scan on its
-own grid and works only where the hole is; what it makes returns to the scan's voxels in the hole,
-and every other voxel is the scan's, bit for bit.
+The hole is left out of everything that is learned from the scan. It is filled by the smoothest
+surface through its rim first, in the scan's own voxels (:func:`medgen.classical.biharmonic`). The
+network sees the filled scan on its own grid and works only where the hole is; what it adds to the
+filling there is interpolated to the scan's voxels and added in the hole. Every other voxel is the
+scan's, bit for bit.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medgen.classical import biharmonic, fill_memory_gb
 from medgen.errors import InputError
 from medgen.manifest import Restored
 from medgen.metrics.seam import seam
+from medgen.package import Correction
 from medgen.resampling import resample
 from medgen.run_record import timed
 from medgen.tasks.holes import Hole, find_hole
@@ -32,7 +36,6 @@ from medgen.tasks.restoration_scan import (
     restoration_of,
     say_memory,
     to_half_width,
-    to_values,
 )
 from medgen.volume import Geometry, Volume
 
@@ -106,12 +109,14 @@ def inpaint(
     )  # fmt: skip
     if not hole.voxels.any():
         return _unchanged(opened, hole)
+    fill_gb = _check_memory(opened, hole.voxels)
+    fill = biharmonic if opened.package else opened.classical
+    with timed(opened.timings, "fill"):
+        start = fill(opened.volume.voxels[0], hole.voxels)
     if opened.package is None:
-        say_memory(opened.memory_gb)
-        with timed(opened.timings, "fill"):
-            values = opened.classical(opened.volume.voxels[0], hole.voxels)[hole.voxels]
-        return _filled(opened, hole, _Filling(values, None, None, ()))
-    return _filled(opened, hole, _fill(opened, hole.voxels, progress))
+        opened = replace(opened, memory_gb=opened.memory_gb + fill_gb)
+        return _filled(opened, hole, _Filling(start[hole.voxels], None, None, ()))
+    return _filled(opened, hole, _correct(opened, hole.voxels, start, fill_gb, progress))
 
 
 def refuse_nothing(mask: object, remove_anomalies: bool, remove_metal: float | None) -> None:
@@ -136,8 +141,33 @@ class _Filling(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _fill(opened: Opened, hole: NDArray[np.bool_], progress: Progress | None) -> _Filling:
-    """What the network puts into the hole."""
+def _check_memory(opened: Opened, hole: NDArray[np.bool_]) -> float:
+    """What the classical filling needs in GB besides the scan; refuses what would not fit.
+
+    Raises:
+        InputError: With the scan it exceeds the limit.
+    """
+    need = fill_memory_gb(hole)
+    total = opened.memory_gb + need
+    if total > opened.limit_gb:
+        raise InputError(
+            f"to fill so large a hole needs about {total:.1f} GB, the limit is "
+            f"{opened.limit_gb:.3g} GB",
+            "Fill less at once, or raise the limit with --max-memory (GB).",
+        )
+    if opened.package is None:
+        say_memory(total)
+    return need
+
+
+def _correct(
+    opened: Opened,
+    hole: NDArray[np.bool_],
+    start: NDArray[np.float32],
+    fill_gb: float,
+    progress: Progress | None,
+) -> _Filling:
+    """What the network makes of the filled scan ``start`` in the hole."""
     import torch
 
     assert opened.package is not None
@@ -145,15 +175,22 @@ def _fill(opened: Opened, hole: NDArray[np.bool_], progress: Progress | None) ->
         prepared = opened.package.preparation.apply(opened.volume, ignore=hole)
         unknown = prepared.ignored
         assert unknown is not None
+        low, high = prepared.ranges[0]
         image = torch.cat([prepared.image.as_tensor(), unknown.float()])
-    predicted = predict(opened, image, unknown, progress=progress)
+        # Scaled like everything around, but not blanked where it lies beyond the foreground.
+        shown = torch.from_numpy(resample(start, prepared.source, prepared.grid))
+        image[0][unknown[0]] = (shown[unknown[0]] - low) / (high - low)
+        del shown
+    correcting = replace(opened, method=Correction(opened.network))
+    predicted = predict(correcting, image, unknown, extra_gb=fill_gb, progress=progress)
+    del image
     with timed(opened.timings, "back to the scan's grid"):
-        inside = unknown[0].numpy()
-        shown = np.where(inside, predicted.output[0], np.asarray(prepared.image)[0])
-        spread = predicted.spread[0]
-        # Interpolation at the rim of the hole mixes in known voxels, which have no error.
-        values = to_values(_in_hole(shown, prepared, hole), prepared.ranges[0], opened.restores)
-        half = to_half_width(_in_hole(spread, prepared, hole), prepared.ranges[0], opened.restores)
+        # Nothing is added at known voxels, and their values have no error.
+        added, spread = (
+            _in_hole(each[0], prepared, hole) for each in (predicted.output, predicted.spread)
+        )
+        half = to_half_width(spread, prepared.ranges[0], opened.restores)
+    values = start[hole] + added * np.float32(high - low)
     return _Filling(values, half, predicted, prepared.notes)
 
 

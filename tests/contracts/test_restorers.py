@@ -147,7 +147,8 @@ def batch_of(kind: str, dims: int) -> dict[str, Tensor]:
         hole = torch.zeros_like(first)
         a, b = EDGE[dims] // 4, EDGE[dims] // 2
         hole[(..., *(slice(a, b),) * dims)] = 1
-        return {"image": torch.cat([first * (1 - hole), hole], 1), "target": first, "mask": hole}
+        filled = torch.lerp(first, first[hole > 0].mean(), hole)
+        return {"image": torch.cat([filled, hole], 1), "target": first, "mask": hole}
     if kind == "super_resolve":
         pool, mode = (F.avg_pool2d, "bilinear") if dims == 2 else (F.avg_pool3d, "trilinear")
         blurred = F.interpolate(pool(first, 2), scale_factor=2.0, mode=mode)

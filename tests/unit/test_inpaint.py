@@ -12,6 +12,7 @@ from restoration_networks import Identity, Unsure, forwards
 from tiny_packages import phantom, save_intensity, save_restorer
 
 import medgen
+from medgen.classical import biharmonic
 from medgen.errors import InputError, PackageError
 from medgen.metrics.seam import seam
 from medgen.package import ModelPackage
@@ -198,6 +199,73 @@ def test_values_in_the_hole_do_not_count(model: ModelPackage) -> None:
     dirty = medgen.inpaint(SCAN.with_voxels(bright), model, mask=hole())
     assert np.array_equal(clean.output, dirty.output)
     assert np.array_equal(clean.uncertainty, dirty.uncertainty)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_network_that_corrects_nothing_gives_the_classical_filling(
+    dims: int, tmp_path: Path
+) -> None:
+    """To the bit, whatever the model's grid; and so does one with no weight in its last layer."""
+    package = save_restorer(
+        tmp_path / "coarse", "inpaint", dims=dims,
+        preparation={"spacing_mm": 8.0, "brain": "none", "brightest": None},
+    )  # fmt: skip
+    network: Any = package.method()
+    for parameter in network.network.final_conv.parameters():
+        parameter.data.zero_()
+    scans = [(SCAN, hole())]
+    if dims == 2:
+        flat = Geometry(SHAPE[:2], np.diag([6.0, 5.0, 1, 1]))
+        scans.append((Volume(SCAN.voxels[..., 10], flat), hole()[..., 10]))
+    for scan, mask in scans:
+        expected = medgen.inpaint(scan, "biharmonic", mask=mask)
+        for method in (Identity(dims, channels=2), network):
+            found = medgen.inpaint(scan, package, mask=mask, method=method)
+            assert np.array_equal(found.output, expected.output)
+            assert found.uncertainty is not None
+
+
+def test_the_network_sees_the_filled_scan_in_the_units_of_its_surroundings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it adds comes back in the scan's."""
+    from medgen.tasks import inpaint as task
+
+    own = save_restorer(
+        tmp_path / "own", "inpaint", dims=3,
+        preparation={"spacing_mm": None, "brain": "none", "brightest": None},
+    )  # fmt: skip
+    mask = hole()
+    mask[:2, :2] = True  # beyond the foreground, too
+    seen: list[Any] = []
+    predict = task.predict
+
+    def spy(opened: Any, image: Any, *rest: Any, **more: Any) -> Any:
+        seen.append(image.clone())
+        return predict(opened, image, *rest, **more)
+
+    class Plus(Identity):
+        def predict(self, image: Any) -> Any:
+            made = super().predict(image)
+            return {**made, "output": made["output"] + 0.5}
+
+    monkeypatch.setattr(task, "predict", spy)
+    found = medgen.inpaint(SCAN, own, mask=mask, method=Plus(3, channels=2))
+    filled = biharmonic(SCAN.voxels[0], mask)
+    prepared = own.preparation.apply(SCAN, ignore=mask)
+    low, high = prepared.ranges[0]
+    image, shown = prepared.to_source(seen[0])
+    assert np.array_equal(shown > 0.5, mask)
+    np.testing.assert_allclose(image[mask], ((filled - low) / (high - low))[mask], atol=1e-5)
+    around = prepared.to_source(prepared.image)[0]
+    assert np.array_equal(image[~mask], around[~mask])
+    added = found.output[mask] - filled[mask]
+    assert np.abs(added - 0.5 * (high - low)).max() <= 0.51  # whole numbers
+
+
+def test_a_hole_too_large_for_the_memory_is_refused() -> None:
+    with pytest.raises(InputError, match="so large a hole"):
+        medgen.inpaint(SCAN, "biharmonic", mask=hole(9), max_memory_gb=0.5007)
 
 
 def test_only_tiles_with_the_hole_are_computed(model: ModelPackage) -> None:

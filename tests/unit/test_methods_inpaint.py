@@ -15,7 +15,6 @@ from medgen.errors import InputError
 from medgen.methods import build
 from medgen.methods.ip_medgan import box_corners, boxes
 from medgen.networks.gated import GatedConvolution
-from medgen.networks.hole_filling import pull_push
 
 SMALL: dict[str, dict[str, Any]] = {
     "inpaint_unet": {"features": (4, 4, 8, 8, 8)},
@@ -29,6 +28,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "ip_medgan": {"features": (4, 4, 8, 8, 8), "critic_features": (4, 8), "local_size": 16},
 }
 every = pytest.mark.parametrize("name", SMALL)
+# Change what stands in the hole; the others do not look at it.
+CORRECTING = ("inpaint_unet", "ip_medgan")
 
 
 def make(name: str, **extra: Any) -> Any:
@@ -39,13 +40,13 @@ def make(name: str, **extra: Any) -> Any:
 def holed(
     size: tuple[int, ...] = (32, 32), slices: int = 1, channels: int = 1
 ) -> dict[str, Tensor]:
-    """Two random images, each with a box cut out of every slice, and its truth."""
+    """Two random images, each with a box filled by a constant in every slice, and its truth."""
     generator = torch.Generator().manual_seed(0)
     truth = torch.rand((2, slices, channels, *size), generator=generator)
     hole = torch.zeros(2, slices, 1, *size)
     hole[0, :, :, 8:20, 10:22] = 1
     hole[1, :, :, 16:26, 4:12] = 1
-    image = torch.cat([truth * (1 - hole), hole], dim=2).flatten(1, 2)
+    image = torch.cat([torch.lerp(truth, torch.tensor(0.5), hole), hole], dim=2).flatten(1, 2)
     return {"image": image, "target": truth[:, slices // 2], "mask": hole[:, slices // 2]}
 
 
@@ -65,9 +66,9 @@ def test_outside_the_hole_the_output_is_the_input(name: str, slices: int) -> Non
     assert not torch.equal(output[hole], batch["target"][hole])
 
 
-@every
+@pytest.mark.parametrize("name", sorted(set(SMALL) - set(CORRECTING)))
 def test_what_stands_in_the_hole_does_not_matter(name: str) -> None:
-    """Neither when the network is used nor when it is trained: the truth must not leak in."""
+    """Neither when the network is used nor when it is trained."""
     batch, method = holed(), make(name).eval()
     leak = batch["image"].clone()
     leak[:, :1] += 5 * batch["mask"]
@@ -88,33 +89,18 @@ def test_the_truth_outside_the_hole_costs_nothing() -> None:
     assert seam["network"] > first["network"], "the SSIM does not look at the seam"
 
 
-def test_the_untrained_network_continues_the_surroundings() -> None:
-    batch, method = holed(), make("inpaint_unet").eval()
-    for parameter in method.network.final_conv.parameters():
+@pytest.mark.parametrize("name", CORRECTING)
+@pytest.mark.parametrize(("slices", "fold"), [(1, 1), (3, 2)])
+def test_the_untrained_network_returns_the_filling(name: str, slices: int, fold: int) -> None:
+    batch, method = holed(slices=slices), make(name, input_slices=slices, fold=fold).eval()
+    given = batch["image"].unflatten(1, (slices, 2))[:, slices // 2, :1]
+    output = method.predict(batch["image"])["output"]
+    assert not torch.equal(output, given)
+    assert (output - given).abs().max() < 0.05
+    network = method.network if name == "inpaint_unet" else method.generator
+    for parameter in network.final_conv.parameters():
         torch.nn.init.zeros_(parameter)
-    smooth = pull_push(batch["image"][:, :1], batch["mask"], 4)
-    assert torch.equal(method.predict(batch["image"])["output"], smooth)
-
-
-def test_a_constant_image_stays_one() -> None:
-    """Whatever the network's weights, the smooth continuation has to be exact where it can be."""
-    hole = torch.zeros(1, 1, 32, 48)
-    hole[..., 3:30, 5:40] = 1
-    assert torch.allclose(pull_push(0.7 * (1 - hole), hole, 4), torch.full_like(hole, 0.7))
-    everything = torch.ones_like(hole)
-    assert torch.equal(pull_push(everything, everything, 4), torch.zeros_like(hole))
-
-
-@given(st.sampled_from([2, 3]), st.integers(0, 99))
-def test_a_continuation_stays_within_what_is_known(dims: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.rand((1, 1, *(16,) * dims), generator=generator)
-    hole = (torch.rand(image.shape, generator=generator) < 0.6).float()
-    filled = pull_push(image * (1 - hole) + 9 * hole, hole, 4)
-    known = image[hole == 0]
-    assert torch.equal(filled[hole == 0], known)
-    assert filled.min() >= known.min() - 1e-6
-    assert filled.max() <= known.max() + 1e-6
+    assert torch.equal(method.predict(batch["image"])["output"], given)
 
 
 @every
@@ -195,7 +181,7 @@ def test_the_refinement_sees_what_the_coarse_network_has_made() -> None:
     coarse, _ = method(batch["image"])
     images = seen[0].unflatten(1, (3, 2))[:, :, :1]
     assert torch.equal(images[:, 1], coarse)
-    assert torch.equal(images[:, 0], batch["image"][:, :1])
+    assert torch.equal(images[:, 0], batch["image"][:, :1] * (1 - batch["image"][:, 1:2]))
 
 
 def test_the_context_encoder_carries_information_everywhere_but_not_further() -> None:
