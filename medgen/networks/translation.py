@@ -177,7 +177,10 @@ class PatchGAN(nn.Module):
             self.layers.append(nn.Sequential(step, *norm, nn.LeakyReLU(0.2)))
         self.judge = conv(dims, outputs[-1], 1, 4, bias=offset)
         self.classify = nn.Linear(outputs[-1], classes) if classes else None
-        start_small(self)
+        # Norms undo how small the first weights are. Without them each layer shrinks what it is
+        # given, until the last ones see nothing.
+        if normal:
+            start_small(self)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """One raw output for every patch ``(B, 1, *patches)``, and every layer's features."""

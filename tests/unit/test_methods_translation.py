@@ -258,6 +258,16 @@ def test_pairs_soon_move_results_away_from_the_image() -> None:
     assert float(attention.mean()) > 0.5
 
 
+def test_a_critic_without_norms_still_sees_the_image_in_its_last_layer() -> None:
+    """From weights of 0.02 features shrank to a thousandth and StarGAN learned no domain."""
+    torch.manual_seed(0)
+    critic = PatchGAN(2, 1, width=8, layers=4, normal=False, classes=2)
+    features = critic(torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)[
+        1
+    ]
+    assert float(features[-1].std().detach()) > 5e-3
+
+
 # ---- The pool. ----
 
 
