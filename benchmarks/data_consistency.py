@@ -24,6 +24,7 @@ import medgen
 from medgen.classical import enlarge, noise_sigma
 from medgen.corruption.resolution import Sampling, correct, downsample, noise_damping
 from medgen.tasks.finer_grid import finer_grid
+from medgen.tasks.super_resolve import BELIEVED
 from medgen.volume import Geometry, Volume
 
 FACTORS = ((2, 2, 2), (4, 4, 4), (1, 1, 4))
@@ -62,7 +63,7 @@ def corrected(
     samplings = finer_grid(scan.geometry, **wish(factors)).samplings()  # type: ignore[arg-type]
     measured = torch.from_numpy(scan.voxels[0])
     residual = measured - downsample(torch.from_numpy(image), samplings)
-    damping = noise_damping(residual, samplings, noise_sigma(scan.voxels[0]))
+    damping = noise_damping(residual, samplings, BELIEVED * noise_sigma(scan.voxels[0]))
     return {
         way: correct(torch.from_numpy(image.copy()), residual, samplings, strength).numpy()
         for way, strength in zip(WAYS, (np.inf, 0.0, damping), strict=True)

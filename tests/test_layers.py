@@ -22,7 +22,7 @@ ROWS = (
     (
         *("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
         *("image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"),
-        *("restoration_sets", "real_scans", "domain_sets", "classical"),
+        *("restoration_sets", "restoration_settings", "real_scans", "domain_sets", "classical"),
         *("batch_pool", "holed_slabs"),
     ),
     ("networks", "losses", "augmentation", "label_deformation"),
@@ -59,6 +59,8 @@ NEIGHBOURS = {
     ("restoration_sets", "label_maps"),
     ("restoration_sets", "phantoms"),
     ("restoration_sets", "real_scans"),
+    ("restoration_sets", "restoration_settings"),
+    ("restoration_settings", "corruption"),
     ("real_scans", "image_sets"),
     ("domain_sets", "image_sets"),
     ("package", "manifest"),
@@ -69,7 +71,7 @@ NEIGHBOURS = {
 # Nearer than the row says: a method must stay usable on plain tensors.
 DATA = {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"}
 DATA |= {"image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"}
-DATA |= {"restoration_sets", "real_scans", "domain_sets", "classical"}
+DATA |= {"restoration_sets", "restoration_settings", "real_scans", "domain_sets", "classical"}
 DATA |= {"batch_pool", "holed_slabs"}
 FORBIDDEN = {
     "methods": DATA,

@@ -63,8 +63,8 @@ def inpaint(
 
     Say what to fill with --mask, --remove-anomalies or --remove-metal. Writes the filled
     scan, which outside the filled part equals the input bit for bit; a mask of what was invented;
-    a map of how sure every filled voxel is; run.json; and a report to compare. Without training:
-    --model biharmonic or nearest.
+    if a network filled them, a map of how sure every filled voxel is; run.json; and a report to
+    compare. Without training: --model biharmonic, the smoothest surface, or nearest.
     """
 
     def check(facts: Mapping[str, Any], manifest: Manifest) -> Sequence[str]:

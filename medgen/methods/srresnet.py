@@ -18,24 +18,13 @@ have to be downloaded, and scans are no photographs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from medgen.config import Config
-from medgen.methods._perceptual import Step, check_weights, perceptual_losses
-from medgen.methods._restoring import (
-    Restored,
-    middle_slice,
-    require_slices,
-    restored,
-    start_near,
-)
-from medgen.methods._sizes import require_multiples
-from medgen.networks.super_resolution import ResidualBlock, Sharpener, TextureCritic
+from medgen.methods._perceptual import Sharpens
+from medgen.networks.super_resolution import ResidualBlock
 
 
 class SRResNetConfig(Config):
@@ -66,7 +55,7 @@ class SRResNetConfig(Config):
     critic_rate: float = Field(1e-4, gt=0, description="Adam's learning rate of the critic")
 
 
-class SRResNet(nn.Module):
+class SRResNet(Sharpens):
     """Predicts the sharp image from an interpolated one.
 
     Raises:
@@ -74,59 +63,10 @@ class SRResNet(nn.Module):
     """
 
     Config = SRResNetConfig
-    training_only = ("critic",)
 
     def __init__(self, config: SRResNetConfig) -> None:
-        super().__init__()
-        require_slices(config.spatial_dims, config.input_slices)
-        check_weights(config.pixel_weight, config.feature_weight, config.adversarial_weight)
-        self.config = config
-        self.spatial_dims = dims = config.spatial_dims
-        self.input_slices, self.divisor = config.input_slices, config.fold
-        self.channels = self.out_channels = config.channels
         blocks = [
-            ResidualBlock(dims, config.width, batch_norm=config.norm == "batch")
+            ResidualBlock(config.spatial_dims, config.width, batch_norm=config.norm == "batch")
             for _ in range(config.blocks)
         ]
-        inputs = config.channels * config.input_slices
-        outputs = config.channels * (2 if config.spread else 1)
-        self.network = Sharpener(dims, inputs, outputs, config.width, config.fold, blocks)
-        start_near(self.network.tail, config.channels * config.fold**dims)
-        self.critic: TextureCritic | None = None
-        if config.adversarial_weight:
-            self.critic = TextureCritic(
-                dims, config.channels, config.critic_width, config.critic_stages
-            )
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """One for the network and one for the critic if there is one; Adam as in the paper."""
-        config = self.config
-        optimizers: dict[str, Optimizer] = {
-            "network": Adam(self.network.parameters(), config.learning_rate)
-        }
-        if self.critic is not None:
-            optimizers["critic"] = Adam(self.critic.parameters(), config.critic_rate)
-        return optimizers
-
-    def forward(self, image: Tensor) -> Restored:
-        """Interpolated image ``(B, slices * C, *s)`` to the sharp one ``(B, C, *s)``."""
-        require_multiples(image.shape[2:], self.divisor)
-        return restored(self.network(image), middle_slice(image, self.channels), self.channels)
-
-    def losses(self, batch: dict[str, Tensor]) -> Iterator[Step]:
-        """The critic's loss if there is one, then the network's."""
-        config = self.config
-        yield from perceptual_losses(
-            self(batch["image"]),
-            batch,
-            self.critic,
-            "non_saturating",
-            pixel_weight=config.pixel_weight,
-            feature_weight=config.feature_weight,
-            adversarial_weight=config.adversarial_weight,
-        )
-
-    def predict(self, image: Tensor) -> dict[str, Tensor]:
-        """``output`` and, unless switched off, ``spread``, each ``(B, C, *spatial)``."""
-        result: Restored = self(image)
-        return result.outputs()
+        super().__init__(config, blocks, "non_saturating")

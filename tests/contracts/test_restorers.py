@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
+from training_step import step
 
 from medgen.errors import InputError
 from medgen.methods import REGISTRY, build, method_class, registered
@@ -188,32 +189,6 @@ def make(name: str, dims: int, **extra: Any) -> Any:
     torch.manual_seed(0)
     values = {"spatial_dims": dims, **CASES[name].settings}
     return build(name.split()[0], values | extra)
-
-
-def step(method: Any, optimizers: dict[str, Any], batch: dict[str, Tensor]) -> list[float]:
-    """One step as the training loop does it; checks that losses and gradients are finite."""
-    losses = []
-    for name, loss, parts in method.train().losses(batch):
-        assert loss.ndim == 0
-        assert torch.isfinite(loss)
-        assert all(torch.isfinite(torch.as_tensor(value)).all() for value in parts.values())
-        optimizers[name].zero_grad()
-        loss.backward()
-        for group in optimizers[name].param_groups:
-            for weight in group["params"]:
-                assert weight.grad is not None
-                assert torch.isfinite(weight.grad).all()
-        optimizers[name].step()
-        losses.append(float(loss.detach()))
-    return losses
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 every = pytest.mark.parametrize(

@@ -170,14 +170,6 @@ def sample(method: Any, *given: Any, **settings: Any) -> dict[str, Tensor]:
     return made
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_every_sampling_method_and_variant_is_tested() -> None:
     sampling = {name for name in REGISTRY if hasattr(method_class(name), "generate")}
     assert {row.split()[0] for row in SMALL} == sampling | set(VARIANTS)

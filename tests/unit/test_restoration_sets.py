@@ -16,7 +16,8 @@ from medgen import restoration_sets
 from medgen.anatomy import Subject
 from medgen.errors import InputError, LeakageError
 from medgen.holed_slabs import cut_holes, fill
-from medgen.restoration_sets import RestorationConfig, RestorationSource, value_range
+from medgen.restoration_sets import RestorationSource, value_range
+from medgen.restoration_settings import RestorationConfig
 
 PHANTOMS = {"kind": "phantoms", "heads": 2, "shape": (32, 36, 32)}
 TASKS = ("inpaint", "super_resolve", "denoise", "translate")
