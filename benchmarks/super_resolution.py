@@ -199,8 +199,9 @@ def main() -> None:
         "",
         "Scans were made coarse by a Gaussian whose full width at half maximum is one coarse "
         f"voxel, and got noise of {NOISE:.0%} of their range. The truth is the scan, with its own "
-        "noise. Models' results are made consistent with the coarse scan, as "
-        "`medgen super-resolve` does; a row shows what that alone does for cubic splines. Scans "
+        "noise. Models' results are made consistent with the coarse scan as far as its noise "
+        "allows, as `medgen super-resolve` does; a row shows what exact consistency alone does for "
+        "cubic splines. Scans "
         f"of fewer than {SMALLEST} coarse voxels along an axis are continued by reflection. PSNR "
         "with a peak of the range; all inside tissue. 95 % intervals by bootstrap over scans. The "
         "hippocampus crops are those that no model was trained on; of the heads and the template "
