@@ -27,7 +27,7 @@ from summary_cases import COLUMNS, FLAGS, cohort, random_rows, three_rows
 
 from medgen.batch.summary import DISCLAIMER, FORMULA_STARTS, MISSING, Row, cell, summary, table
 from medgen.batch.summary_page import duration, groups, link, moment, page, topic, write_summary
-from medgen.batch.thumbnail import thumbnail, write_thumbnail
+from medgen.batch.thumbnail import PIXELS, thumbnail, write_thumbnail
 from medgen.errors import InputError
 from medgen.scoring import find
 from medgen.volume import Geometry, Provenance, Volume
@@ -328,5 +328,4 @@ def test_a_thumbnail_of_anything(shape: tuple[int, ...], format: str) -> None:
     scan = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     scan.flat[1:2] = np.nan
     made = detection(scan, np.zeros(shape[1:], np.float32), np.eye(4), format)
-    picture = thumbnail(made, 64)
-    assert picture.shape == (64, 64, 3)
+    assert thumbnail(made).shape == (PIXELS, PIXELS, 3)
