@@ -285,10 +285,12 @@ class RestorationSource:
     def _holed(self, slab: Slab, image: Tensor, generator: Generator) -> list[dict[str, Tensor]]:
         """Examples with holes that are filled as they are in use."""
         config = self.config
-        bounds = self._cuts(len(image))
+        places = [(part.start + part.stop) // 2 for part in self._cuts(len(image))]
+        if config.spatial_dims == 3:
+            count = config.holes_per_volume
+            places = [len(image) * (2 * n + 1) // (2 * count) for n in range(count)]
         hole = cut_holes(
-            slab.tissue, [(part.start + part.stop) // 2 for part in bounds], config.holes,
-            config.spacing_mm, config.largest_hole, generator,
+            slab.tissue, places, config.holes, config.spacing_mm, config.largest_hole, generator,
             None if self.anatomy is None else self.anatomy.shapes,
         )  # fmt: skip
         low, high = value_range(image, slab.tissue & ~hole)

@@ -79,6 +79,12 @@ class RestorationConfig(Config):
     largest_hole: float = Field(
         0.5, gt=0, lt=1, description="inpaint: largest part of a slab's tissue that is cut"
     )
+    holes_per_volume: int = Field(
+        1,
+        ge=1,
+        description="inpaint, 3-D: slices, evenly apart, in which a hole is centred; up to two "
+        "more are cut, as they are in a slab of slices",
+    )
     sources: tuple[Contrast, ...] = Field(
         ("t1", "t2", "flair", "random"), description="translate: contrasts of the input"
     )

@@ -94,10 +94,11 @@ class InpaintUNet(nn.Module):
         """L1 and SSIM to the healthy image in the hole, and the likelihood of the spread."""
         made, target, mask = self(batch["image"]), batch["target"], batch["mask"]
         l1 = mean_inside((made.output - target).abs(), mask)
-        similarity = ssim_inside(made.output, target, mask, data_range=DATA_RANGE)
         spread = made.spread_loss(target, mask)
-        loss = l1 + self.config.ssim_weight * (1 - similarity) + spread
-        parts = {"l1": l1, "ssim": similarity, "spread": torch.as_tensor(spread)}
+        loss, parts = l1 + spread, {"l1": l1, "spread": torch.as_tensor(spread)}
+        if self.config.ssim_weight:  # in 3-D it takes longer than the network
+            similarity = ssim_inside(made.output, target, mask, data_range=DATA_RANGE)
+            loss, parts["ssim"] = loss + self.config.ssim_weight * (1 - similarity), similarity
         yield "network", loss, {name: part.detach() for name, part in parts.items()}
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:

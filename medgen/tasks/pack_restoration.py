@@ -262,8 +262,8 @@ def _card(
     }
     rows = "\n".join(f"| {name} | {text} |" for name, text in names.items() if text)
     picture = (
-        f"![Held-out drawn anatomy, not selected: input, result, truth, ten times the predicted "
-        f"spread]({SAMPLES})\n\n"
+        f"![Held-out drawn anatomy, not selected: input, result, truth, and, bright, where the "
+        f"network expects to be wrong]({SAMPLES})\n\n"
         if pictured
         else ""
     )

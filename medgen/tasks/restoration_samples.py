@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from medgen.training.config import TrainingConfig
 
 SHOWN = 6
+# Pictures smaller than this are enlarged by a whole number.
+SMALLEST_EDGE = 96
 LARGEST_BYTES = 60_000
 # Voxels along each axis of the golden image.
 GOLDEN_2D, GOLDEN_3D = 32, 16
@@ -37,7 +39,8 @@ def drawn_source(config: TrainingConfig, method: Any) -> Any | None:
 def sample_picture(config: TrainingConfig, method: Any) -> bytes | None:
     """The first held-out examples as JPEG of at most 60 kB: input, result, truth, spread.
 
-    None if nothing can be drawn; see :func:`drawn_source`.
+    White is the largest spread of all but one in a hundred of the pixels that count. None if
+    nothing can be drawn; see :func:`drawn_source`.
     """
     import torch
 
@@ -53,21 +56,28 @@ def sample_picture(config: TrainingConfig, method: Any) -> bytes | None:
         with torch.inference_mode():
             made = network.predict(batch["image"])
         rows.append(_row(batch, made, method))
-    return _jpeg(np.concatenate(rows, axis=0))
+    spreads = np.concatenate([row[-1].ravel() for row in rows])
+    white = float(np.percentile(spreads[spreads > 0], 99)) if spreads.any() else 1.0
+    sheet = [np.concatenate([*shown, spread / white], axis=1) for *shown, spread in rows]
+    return _jpeg(np.concatenate(sheet).clip(0, 1))
 
 
-def _row(batch: Mapping[str, Any], made: Mapping[str, Any], method: Any) -> NDArray[np.float32]:
-    """The first example of a batch, its four pictures side by side, ``(X, 4 Y)`` in 0..1."""
+def _row(
+    batch: Mapping[str, Any], made: Mapping[str, Any], method: Any
+) -> list[NDArray[np.float32]]:
+    """The first example of a batch: input, result and truth in 0..1, and the spread; upright."""
     first = method.channels * (method.input_slices // 2)
     images = [
         batch["image"][0, first], made["output"][0, 0], batch["target"][0, 0],
         made["spread"][0, 0] * batch["mask"][0, 0],
     ]  # fmt: skip
-    flat = [np.asarray(image[..., image.shape[-1] // 2] if image.ndim == 3 else image)
-            for image in images]  # fmt: skip
-    grey = [np.clip((image - BLACK) / (WHITE - BLACK), 0, 1) for image in flat[:3]]
-    # Spreads are small: a tenth of the intensity range is white.
-    return np.concatenate([*grey, np.clip(10 * flat[3], 0, 1)], axis=1)
+    flat = [np.asarray(image) for image in images]
+    if method.spatial_dims == 3:  # the slice in which most counts
+        place = int(np.asarray(batch["mask"][0, 0]).sum((0, 1)).argmax())
+        flat = [image[..., place] for image in flat]
+    zoom = -(-SMALLEST_EDGE // min(flat[0].shape))
+    upright = [np.kron(np.rot90(image), np.ones((zoom, zoom), np.float32)) for image in flat]
+    return [(image - BLACK) / (WHITE - BLACK) for image in upright[:3]] + upright[3:]
 
 
 def _jpeg(picture: NDArray[np.float32]) -> bytes:

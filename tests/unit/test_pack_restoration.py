@@ -77,7 +77,7 @@ def test_its_pictures_and_golden_case_are_small(package: ModelPackage) -> None:
     picture = (package.folder / "samples.jpg").read_bytes()
     assert len(picture) <= 60_000
     shown = np.asarray(PIL.Image.open(io.BytesIO(picture)))
-    assert shown.shape == (6 * 32, 4 * 40)
+    assert shown.shape == (6 * 120, 4 * 96)  # upright, and three times as large
     assert shown.std() > 10
     golden = sum(path.stat().st_size for path in (package.folder / "golden").iterdir())
     assert golden <= 40_000

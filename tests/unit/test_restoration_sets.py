@@ -121,6 +121,19 @@ def test_a_hole_holds_what_a_classical_method_makes_of_the_whole_slab(
         )
 
 
+def test_a_volume_has_holes_in_as_many_slices_as_asked() -> None:
+    def holes(count: int) -> Tensor:
+        made = source(
+            "inpaint", spatial_dims=3, input_slices=1, size=(32, 32, 32), batch_size=8,
+            holes_per_volume=count, holes={"box": (4, 8)},
+        )  # fmt: skip
+        return made.batch(0)["mask"][:, 0]
+
+    one, eight = holes(1), holes(8)
+    assert (eight[:, [14, 18]].flatten(2).sum(-1) > 0).all()  # the outer ones may have no tissue
+    assert eight.sum() > 3 * one.sum()
+
+
 def pooled(**values: Any) -> RestorationSource:
     return source("inpaint", pool=3, batch_size=4, **values)
 
