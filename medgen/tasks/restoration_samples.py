@@ -64,7 +64,7 @@ def sample_picture(config: TrainingConfig, method: Any) -> bytes | None:
 
 def _row(
     batch: Mapping[str, Any], made: Mapping[str, Any], method: Any
-) -> list[NDArray[np.float32]]:
+) -> list[NDArray[np.floating]]:
     """The first example of a batch: input, result and truth in 0..1, and the spread; upright."""
     first = method.channels * (method.input_slices // 2)
     images = [
@@ -80,7 +80,7 @@ def _row(
     return [(image - BLACK) / (WHITE - BLACK) for image in upright[:3]] + upright[3:]
 
 
-def _jpeg(picture: NDArray[np.float32]) -> bytes:
+def _jpeg(picture: NDArray[np.floating]) -> bytes:
     import PIL.Image
 
     image = PIL.Image.fromarray((255 * picture).astype(np.uint8))
