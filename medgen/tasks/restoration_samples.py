@@ -64,7 +64,7 @@ def sample_picture(config: TrainingConfig, method: Any) -> bytes | None:
 
 def _row(
     batch: Mapping[str, Any], made: Mapping[str, Any], method: Any
-) -> list[NDArray[np.floating]]:
+) -> list[NDArray[np.floating[Any]]]:
     """The first example of a batch: input, result and truth in 0..1, and the spread; upright."""
     first = method.channels * (method.input_slices // 2)
     images = [
@@ -76,11 +76,13 @@ def _row(
         place = int(np.asarray(batch["mask"][0, 0]).sum((0, 1)).argmax())
         flat = [image[..., place] for image in flat]
     zoom = -(-SMALLEST_EDGE // min(flat[0].shape))
-    upright = [np.kron(np.rot90(image), np.ones((zoom, zoom), np.float32)) for image in flat]
+    upright: list[NDArray[np.floating[Any]]] = [
+        np.kron(np.rot90(image), np.ones((zoom, zoom), np.float32)) for image in flat
+    ]
     return [(image - BLACK) / (WHITE - BLACK) for image in upright[:3]] + upright[3:]
 
 
-def _jpeg(picture: NDArray[np.floating]) -> bytes:
+def _jpeg(picture: NDArray[np.floating[Any]]) -> bytes:
     import PIL.Image
 
     image = PIL.Image.fromarray((255 * picture).astype(np.uint8))
