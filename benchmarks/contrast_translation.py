@@ -13,11 +13,13 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from restoration_truths import described, models
 from skimage.exposure import match_histograms
 
 import medgen
@@ -25,6 +27,7 @@ from medgen import io
 from medgen.metrics import bootstrap_interval
 from medgen.metrics.paired import mean_absolute_error, psnr, ssim
 from medgen.metrics.structure import structure
+from medgen.package import ModelPackage
 
 TARGETS = ("t2", "flair")
 PERCENTILES = (1.0, 99.0)
@@ -113,7 +116,7 @@ def matched(image: Image, t1: Image, truth: Image) -> Image:
     return result
 
 
-def translate(model: str, case: Case, target: str, device: str) -> Image:
+def translate(model: ModelPackage, case: Case, target: str, device: str) -> Image:
     """What a model makes of the patient's T1."""
     found = medgen.translate(case.t1, model=model, to=target, device=device)
     return np.asarray(found.output, np.float32)
@@ -132,13 +135,12 @@ def line(name: str, rows: list[dict[str, float | None]]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def introduction(models: list[str]) -> list[str]:
+def introduction(given: Mapping[str, ModelPackage]) -> list[str]:
     """What the tables show and how they were made."""
     return [
         "# T1 to T2 and FLAIR on real patients",
         "",
-        f"`python benchmarks/contrast_translation.py --data DIR --model "
-        f"{' '.join(Path(model).name for model in models)} "
+        f"`python benchmarks/contrast_translation.py --data DIR --model {' '.join(given)} "
         "--output FILE`",
         "",
         "Nothing was trained on these scans: one volume of a patient with multiple sclerosis "
@@ -153,6 +155,7 @@ def introduction(models: list[str]) -> list[str]:
         "compared with the truth's. *Histogram-matched* results have the very histogram of the "
         "truth, which no method can know: what they lack is only the right place.",
         "",
+        *described(given),
     ]
 
 
@@ -161,11 +164,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that holds brain/")
     parser.add_argument(
-        "--model", nargs="*", default=["brain-t1-translation"], help="name or folder"
+        "--model", nargs="*", default=["brain-t1-translation"], help="NAME=FOLDER or name"
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file; JSON beside it")
     options = parser.parse_args()
+    given = models(options.model)
     found: dict[tuple[str, str], dict[str, list[dict[str, float | None]]]] = defaultdict(
         lambda: defaultdict(list)
     )
@@ -179,15 +183,14 @@ def main() -> None:
                 "identity": t1,
                 "histogram-matched T1": matched(t1, t1, truth),
             }
-            for model in options.model:
-                name = Path(model).name
+            for name, model in given.items():
                 made[name] = translate(model, case, target, options.device)
                 made[f"{name}, histogram-matched"] = matched(made[name], t1, truth)
             for name, image in made.items():
                 numbers = measured(t1, image, truth, case.lesion)
                 found[target, case.group][name].append(numbers)
                 record.append({"case": case.name, "target": target, "row": name, **numbers})
-    text = introduction(options.model)
+    text = introduction(given)
     for (target, group), results in sorted(found.items(), reverse=True):
         patients = len(results["truth"])
         text += [

@@ -16,6 +16,7 @@ from medgen.package.files import (
     list_packages,
     load_package,
     package_folders,
+    packages_for,
     require_task,
     search_folders,
 )
@@ -25,6 +26,7 @@ from medgen.package.saving import save_package
 
 __all__ = [
     "ATTRIBUTES", "CARD", "TRAINING_FEATURES", "WEIGHTS", "Correction", "ModelPackage", "ScanMaps",
-    "list_packages", "load_package", "package_folders", "require_task", "restoration_memory_gb",
-    "run_model", "run_restoration", "save_package", "search_folders", "verify_package",
+    "list_packages", "load_package", "package_folders", "packages_for", "require_task",
+    "restoration_memory_gb", "run_model", "run_restoration", "save_package", "search_folders",
+    "verify_package",
 ]  # fmt: skip

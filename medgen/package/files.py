@@ -228,6 +228,15 @@ def load_package(name_or_path: str | Path, task: Task | None = None) -> ModelPac
     return package
 
 
+def packages_for(task: Task) -> list[str]:
+    """Names of the packages that do something."""
+    return [
+        name
+        for name, _, entry in list_packages()
+        if isinstance(entry, Manifest) and entry.task == task
+    ]
+
+
 def require_task(package: ModelPackage, task: Task) -> None:
     """Refuse a model that was made for something else.
 
@@ -237,11 +246,7 @@ def require_task(package: ModelPackage, task: Task) -> None:
     found = package.manifest.task
     if found == task:
         return
-    able = [
-        name
-        for name, _, entry in list_packages()
-        if isinstance(entry, Manifest) and entry.task == task
-    ]
+    able = packages_for(task)
     msg = f"model {package.manifest.name!r} {DOES[found]} ({found}); needed is one for {task}"
     hint = f"There are: {', '.join(able)}." if able else f"There is no model for {task} here."
     raise PackageError(msg, hint)

@@ -22,6 +22,8 @@ from medgen.manifest import Contract, Manifest, Restored, Restores
 from medgen.package import (
     ModelPackage,
     load_package,
+    package_folders,
+    packages_for,
     require_task,
     restoration_memory_gb,
     run_restoration,
@@ -149,17 +151,23 @@ def find_model(verb: Restored, model: Model) -> tuple[ModelPackage | None, Manif
     """
     if isinstance(model, str) and model in CLASSICAL[verb]:
         return None, classical_manifest(verb, model)
-    try:
-        package = model if isinstance(model, ModelPackage) else load_package(model)
-    except PackageError as error:
-        near = difflib.get_close_matches(str(model), CLASSICAL[verb], n=1, cutoff=0.75)
-        if not near:
-            raise
-        msg = f"unknown model {str(model)!r}. Did you mean {near[0]!r}?"
-        hint = f"Methods without training: {', '.join(CLASSICAL[verb])}."
-        raise PackageError(msg, hint) from error
+    if isinstance(model, str):
+        _require_known(verb, model)
+    package = model if isinstance(model, ModelPackage) else load_package(model)
     require_task(package, verb)
     return package, package.manifest
+
+
+def _require_known(verb: Restored, model: str) -> None:
+    """Raise if a model is not a folder, and no model of the verb or any other has its name."""
+    path = Path(model).expanduser()
+    if len(path.parts) > 1 or path.is_dir() or model in package_folders():
+        return
+    able = [*packages_for(verb), *CLASSICAL[verb]]
+    near = difflib.get_close_matches(model, able, n=1)
+    question = f" Did you mean {near[0]!r}?" if near else ""
+    hint = f"There are: {', '.join(able)}; set MEDGEN_MODELS to a folder that holds more."
+    raise PackageError(f"there is no model {model!r} for {verb}.{question}", hint)
 
 
 def open_scan(
