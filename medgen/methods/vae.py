@@ -12,27 +12,24 @@ convolutions, and a latent space that is one vector (``dense``) or a small image
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from math import prod
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
-from monai.networks.blocks import Convolution
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from medgen.config import Config
-from medgen.errors import InputError
 from medgen.losses import kl_to_standard_normal, squared_error
-from medgen.methods._sizes import require_multiples
-
-# Channels between the last convolution and a dense latent vector (Baur et al. use 16).
-NECK = 16
-# exp() of these is still finite and positive in float32.
-LOGVAR_LIMITS = (-30.0, 20.0)
+from medgen.networks.autoencoding import (
+    LOGVAR_LIMITS,
+    bottleneck,
+    decoder,
+    dense_size,
+    encoder,
+    fit_to,
+)
 
 
 class VAEConfig(Config):
@@ -72,14 +69,19 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.spatial_dims = config.spatial_dims
+        self.spatial_dims = dims = config.spatial_dims
         self.factor = 2 ** len(config.features)
-        self.image_size = _dense_size(config, self.factor) if config.latent == "dense" else None
+        self.image_size: tuple[int, ...] | None = None
+        if config.latent == "dense":
+            self.image_size = dense_size(config.image_size, dims, self.factor)
         # A dense network pads by itself, up to its one size.
         self.divisor = self.factor if self.image_size is None else 1
-        self.encoder = _encoder(config)
-        self.to_posterior, self.from_latent = _bottleneck(config, self.image_size, self.factor)
-        self.decoder = _decoder(config)
+        features, latent = config.features, config.latent_channels
+        self.encoder = encoder(dims, config.channels, features)
+        self.to_posterior, self.from_latent = bottleneck(
+            dims, features[-1], latent, 2 * latent, self.image_size, self.factor
+        )
+        self.decoder = decoder(dims, features, config.channels)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimiser for encoder and decoder."""
@@ -97,7 +99,7 @@ class VAE(nn.Module):
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """The negative evidence lower bound of the healthy images."""
-        image, _ = self._fitted(batch["healthy"])
+        image, _ = fit_to(batch["healthy"], self.image_size, self.factor)
         mean, logvar = self.encode(image)
         decoded = self.decode(mean + torch.exp(logvar / 2) * torch.randn_like(mean))
         reduction = self.config.reduction
@@ -109,91 +111,6 @@ class VAE(nn.Module):
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         """``restored`` ``(B, C, *spatial)`` in the image's unit, decoded from the mean."""
-        fitted, inside = self._fitted(image)
+        fitted, inside = fit_to(image, self.image_size, self.factor)
         mean, _ = self.encode(fitted)
         return {"restored": self.decode(mean)[(slice(None), slice(None), *inside)]}
-
-    def _fitted(self, image: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
-        """The image at a size the network can take, and where in it the given image lies."""
-        sizes = tuple(image.shape[2:])
-        if self.image_size is None:
-            require_multiples(sizes, self.factor)
-            return image, tuple(slice(0, size) for size in sizes)
-        if any(size > largest for size, largest in zip(sizes, self.image_size, strict=True)):
-            msg = f"this network takes images up to {self.image_size} voxels, got {sizes}"
-            raise InputError(msg, "Crop the image to the brain, or train with a larger image_size.")
-        before = [
-            (largest - size) // 2 for size, largest in zip(sizes, self.image_size, strict=True)
-        ]
-        padding: list[int] = []
-        for first, size, largest in zip(before, sizes, self.image_size, strict=True):
-            padding = [first, largest - size - first, *padding]  # torch counts from the last axis
-        inside = tuple(slice(b, b + size) for b, size in zip(before, sizes, strict=True))
-        return F.pad(image, padding), inside
-
-
-def _dense_size(config: VAEConfig, factor: int) -> tuple[int, ...]:
-    """The image size of a dense latent space, checked."""
-    size = config.image_size
-    if size is None or len(size) != config.spatial_dims:
-        msg = (
-            f"a dense latent space needs image_size with {config.spatial_dims} numbers, got {size}"
-        )
-        raise InputError(msg, "Or choose latent: spatial, which takes images of any size.")
-    require_multiples(size, factor)
-    return size
-
-
-def _block(config: VAEConfig, inputs: int, outputs: int, **settings: Any) -> nn.Module:
-    block: nn.Module = Convolution(
-        config.spatial_dims,
-        inputs,
-        outputs,
-        kernel_size=3,
-        norm="batch",
-        act="leakyrelu",
-        **settings,
-    )
-    return block
-
-
-def _encoder(config: VAEConfig) -> nn.Module:
-    """Halves the size once for every entry of ``features``."""
-    widths = (config.channels, *config.features)
-    return nn.Sequential(*[_block(config, a, b, strides=2) for a, b in pairwise(widths)])
-
-
-def _decoder(config: VAEConfig) -> nn.Module:
-    """Doubles the size as often; enlarging before convolving leaves no checkerboard."""
-    widths = tuple(reversed(config.features))
-    widths = (*widths, widths[-1])
-    layers: list[nn.Module] = []
-    for a, b in pairwise(widths):
-        layers += [nn.Upsample(scale_factor=2), _block(config, a, b)]
-    last = Convolution(
-        config.spatial_dims, widths[-1], config.channels, kernel_size=3, conv_only=True
-    )
-    return nn.Sequential(*layers, last)
-
-
-def _bottleneck(
-    config: VAEConfig, image_size: Sequence[int] | None, factor: int
-) -> tuple[nn.Module, nn.Module]:
-    """From features to mean and logvar side by side, and from a latent to features."""
-    width, latent = config.features[-1], config.latent_channels
-
-    def pointwise(inputs: int, outputs: int) -> nn.Module:
-        conv: nn.Module = Convolution(
-            config.spatial_dims, inputs, outputs, kernel_size=1, conv_only=True
-        )
-        return conv
-
-    if image_size is None:
-        return pointwise(width, 2 * latent), pointwise(latent, width)
-    small = [size // factor for size in image_size]
-    numbers = NECK * prod(small)
-    down = nn.Sequential(pointwise(width, NECK), nn.Flatten(), nn.Linear(numbers, 2 * latent))
-    up = nn.Sequential(
-        nn.Linear(latent, numbers), nn.Unflatten(1, (NECK, *small)), pointwise(NECK, width)
-    )
-    return down, up
