@@ -40,6 +40,12 @@ class Preparation(Config):
     spacing_mm: float | None = Field(
         1.5, gt=0, description="Isotropic voxel size in mm; null keeps the scan's own voxels."
     )
+    longest_side: int | None = Field(
+        None,
+        ge=FEWEST_VOXELS,
+        description="Pixels of a 2-D image's longer side, whatever its pixel size, which pictures "
+        "do not know; null: 2-D images follow spacing_mm too.",
+    )
     brain: Literal["auto", "skull_stripped", "head", "none"] = Field(
         "auto",
         description="What a 3-D scan shows: a skull-stripped brain, a head whose brain must be "
@@ -47,10 +53,11 @@ class Preparation(Config):
     )
     bias_correction: bool = Field(False, description="Remove slow shading with N4.")
     margin_mm: float = Field(6.0, ge=0, description="Room kept around the mask in mm.")
-    normalisation: Literal["percentile", "equalise"] = Field(
+    normalisation: Literal["percentile", "equalise", "eight_bits"] = Field(
         "percentile",
         description="percentile: lower..upper become 0..1, clipped to 0..brightest; equalise: the "
-        "rank of each value inside the mask, 0..1.",
+        "rank of each value inside the mask, 0..1; eight_bits: 0..255 become 0..1, for pictures "
+        "whose brightness and colours mean something.",
     )
     lower: float = Field(
         1.0, ge=0, le=100, description="Percentile inside the mask that becomes 0."
@@ -101,7 +108,8 @@ class Preparation(Config):
         mask, notes = self._mask(_without(volume, ignore), brain_mask)
         if ignore is not None:
             mask |= ignore
-        grid = target_grid(volume.geometry, mask, self.spacing_mm, self.margin_mm)
+        spacing_mm = self._spacing(volume.geometry)
+        grid = target_grid(volume.geometry, mask, spacing_mm, self.margin_mm)
         known = mask if ignore is None else _beside(mask, ignore)
         image, inside = _resample_inside(voxels, known, volume.geometry, grid)
         ignored = None
@@ -127,6 +135,12 @@ class Preparation(Config):
             ranges=tuple(ranges),
             ignored=None if ignored is None else torch.from_numpy(ignored[None]),
         )
+
+    def _spacing(self, source: Geometry) -> float | None:
+        """Voxel size in mm to work at, or None for the scan's own."""
+        if self.longest_side is None or source.spatial_dims == 3:
+            return self.spacing_mm
+        return float(np.max(np.multiply(source.shape, source.spacing_mm))) / self.longest_side
 
     def _mask(
         self, volume: Volume, given: NDArray[Any] | None
@@ -385,6 +399,12 @@ def _normalise(
         normal = (below + up_to) / (2 * len(values))
         low, high = ordered[0], ordered[-1]
         flat = low == high
+    elif preparation.normalisation == "eight_bits":
+        low, high, flat = 0, 255, False
+        if values.min() < low - 0.5 or values.max() > high + 0.5:  # half a grey: interpolation
+            msg = f"the values are {values.min():g}..{values.max():g}, but 8 bits hold 0..255"
+            raise InputError(msg, "Save the picture with 8 bits, with the window you want to see.")
+        normal = (values / 255).clip(0, 1)
     else:
         low, high = np.percentile(values, [preparation.lower, preparation.upper])
         flat = not high > low

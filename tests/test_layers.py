@@ -23,7 +23,7 @@ ROWS = (
         *("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
         *("image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"),
         *("restoration_sets", "restoration_settings", "real_scans", "domain_sets", "classical"),
-        *("batch_pool", "holed_slabs"),
+        *("batch_pool", "holed_slabs", "normal_sets"),
     ),
     ("networks", "losses", "augmentation", "label_deformation"),
     ("methods",),
@@ -50,6 +50,10 @@ NEIGHBOURS = {
     ("annotated_brain", "label_maps"),
     ("annotated_brain", "phantoms"),
     ("mixed_sets", "image_sets"),
+    ("normal_sets", "anatomy"),
+    ("normal_sets", "corruption"),
+    ("normal_sets", "image_sets"),
+    ("normal_sets", "preparation"),
     ("restoration_sets", "anatomy"),
     ("holed_slabs", "classical"),
     ("holed_slabs", "corruption"),
@@ -72,9 +76,9 @@ NEIGHBOURS = {
 DATA = {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"}
 DATA |= {"image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"}
 DATA |= {"restoration_sets", "restoration_settings", "real_scans", "domain_sets", "classical"}
-DATA |= {"batch_pool", "holed_slabs"}
+DATA |= {"batch_pool", "holed_slabs", "normal_sets"}
 FORBIDDEN = {
-    "methods": DATA,
+    "methods": DATA - {"corruption"},  # works on plain tensors too
     "losses": DATA,
     "networks": DATA,
     "augmentation": DATA,

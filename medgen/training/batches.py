@@ -29,6 +29,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "mixture": ("medgen.toy", "MixtureSource"),
     "restoration": ("medgen.restoration_sets", "RestorationSource"),
     "domains": ("medgen.domain_sets", "Domains"),
+    "normals": ("medgen.normal_sets", "Normals"),
 }
 
 
@@ -77,7 +78,7 @@ def build_source(config: TrainingConfig, method: Any) -> Source:
         "batch_size": config.batch_size,
         "spatial_dims": method.spatial_dims,
         "input_slices": method.input_slices,
-        "channels": getattr(method, "channels", None),
+        "channels": getattr(method, "channels", getattr(method.config, "channels", None)),
         "size": getattr(method, "image_size", None) if can_sample(method) else None,
     }
     known = {
@@ -125,7 +126,7 @@ def _require_fit(kind: str, source: Any, method: Any) -> None:
     if sets and hasattr(method, "predict") and not can_sample(method):
         raise InputError(
             f"data.kind {kind!r} has no pairs to restore, which the method needs",
-            "Use data.kind label_maps or phantoms.",
+            "Use data.kind label_maps, normals or phantoms.",
         )
     size = getattr(source, "image_size", None)
     if can_sample(method) and size is not None and tuple(size) != tuple(method.image_size):
@@ -164,7 +165,7 @@ def _require_restoration_fit(kind: str, source: Any, method: Any) -> None:
         raise InputError(
             f"data.kind {kind!r} is for methods of inpainting, super-resolution, denoising and "
             "translation",
-            "Use data.kind label_maps, phantoms, images or annotated.",
+            "Use data.kind label_maps, normals, phantoms, images or annotated.",
         )
     if not pairs:
         return
