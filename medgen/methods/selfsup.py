@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from monai.networks.nets import ResNet
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,6 +29,7 @@ from torch.optim import AdamW, Optimizer
 
 from medgen.config import Config
 from medgen.errors import InputError
+from medgen.networks.features import feature_network
 
 SMALLEST = 32  # pixels; below that the last stage sees less than two by two places
 EPSILON = 1e-4  # under the square root of a variance
@@ -76,20 +76,7 @@ class SelfSup(nn.Module):
         self.config = config
         self.spatial_dims, self.channels = config.spatial_dims, config.channels
         self.view_size, self.dimension = config.view_size, config.dimension
-        # A ResNet-10 of small width (He et al. 2016); its last layer is linear, so that averaging
-        # over places before or after it is the same.
-        self.network = ResNet(
-            "basic",
-            [1, 1, 1, 1],
-            list(config.widths),
-            spatial_dims=2,
-            n_input_channels=config.channels,
-            conv1_t_size=5,
-            conv1_t_stride=2,
-            no_max_pool=True,
-            bias_downsample=False,
-            num_classes=config.dimension,
-        )
+        self.network = feature_network(config.widths, config.channels, config.dimension)
         self.projector: nn.Module | None = _projector(config.dimension, config.projector)
 
     def optimizers(self) -> dict[str, Optimizer]:

@@ -16,8 +16,13 @@ from medgen.training.config import TrainingConfig, validated
 _START_HINT = "Give weights.safetensors of a run with the same method and config."
 
 
-def build_method(config: TrainingConfig) -> Any:
+def build_method(config: TrainingConfig, *, resume: bool = False) -> Any:
     """The method that a configuration describes, with its first weights.
+
+    Args:
+        config: Of the run.
+        resume: A checkpoint follows: what the run began with is in it, and the files of
+            ``start_from`` and of the method's own :meth:`begin` may be gone.
 
     Raises:
         InputError: A setting is unknown or does not fit, or the method has nothing to train.
@@ -28,6 +33,10 @@ def build_method(config: TrainingConfig) -> Any:
     method = cls(validated(cls.Config, settings, f"config of {config.method}"))
     if not method.state_dict():
         raise InputError(f"method {config.method!r} has nothing to train")
+    if resume:
+        return method
+    if hasattr(method, "begin"):
+        method.begin()
     if config.start_from is not None:
         _begin_with(method, config.start_from)
     return method

@@ -113,8 +113,7 @@ def train(
     with _threads(config.threads):
         torch.manual_seed(config.seed)
         _allow_fast_numbers(config, device)
-        # What a run began with is in its checkpoint, and the file may be gone.
-        method = build_method(config.model_copy(update={"start_from": None}) if resume else config)
+        method = build_method(config, resume=resume)
         run = _Run(config, method, output, start, device)
         if hasattr(run.source, "facts"):
             logger.info("Data: %s", in_words(run.source.facts))
