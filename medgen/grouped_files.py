@@ -108,7 +108,7 @@ def split(config: SetConfig, find: Finder) -> tuple[list[Item], list[Item]]:
             if deeper:
                 hint = f"Its subfolders {', '.join(deeper)} have some: set data.conditions to null."
             raise InputError(f"there are no images in {folder}", hint)
-        rows = _read_groups(folder)
+        rows = read_groups(folder)
         for path, labels in found:
             group, side = _group(path, rows, config.group_pattern)
             items.append(Item(path, number, group, labels))
@@ -184,7 +184,7 @@ def _shown(path: Path) -> bool:
     return not path.name.startswith(".")
 
 
-def _read_groups(folder: Path) -> dict[str, tuple[str, str]] | None:
+def read_groups(folder: Path) -> dict[str, tuple[str, str]] | None:
     """Group and side of each file of a folder by its ``groups.csv``; None without one."""
     path = folder / GROUPS_FILE
     if not path.is_file():

@@ -151,6 +151,18 @@ class TrainingData(Config):
     )
 
 
+class Parent(Config):
+    """The model that another calibration was made for, and the normal scans it was made on."""
+
+    name: str
+    version: str
+    sha256: str = Field(description="Hash that identifies it.")
+    controls: int = Field(ge=1, description="Normal scans of the calibration.")
+    hashed_ids: tuple[str, ...] = Field(
+        default=(), description="SHA-256 of each normal subject's identifier, to detect leakage."
+    )
+
+
 class Metric(Config):
     """One measured quality, with how the data behind it was split."""
 
@@ -188,6 +200,9 @@ class Manifest(Config):
     )
     calibration: dict[str, Any] | None = Field(
         default=None, description="Threshold, its meaning, and what it was calibrated on."
+    )
+    parent: Parent | None = Field(
+        default=None, description="Whose weights it has, if only the calibration is its own."
     )
     default_threshold: float = Field(
         default=0.5, description="Threshold in use while the model is not calibrated."

@@ -120,12 +120,14 @@ def _of_task(package: ModelPackage) -> dict[str, str]:
             else "not calibrated",
         }
     rule = package.calibration.threshold_rule if package.calibration else "not calibrated"
+    parent = manifest.parent
     return {
         "preparation": _settings(manifest.preparation),
         "inference": _settings(manifest.inference),
         "scoring": _settings(manifest.scoring),
         **takes,
         "threshold": rule,
+        **({"parent": f"{parent.name} {parent.version} ({parent.sha256})"} if parent else {}),
     }
 
 

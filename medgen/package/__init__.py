@@ -22,11 +22,11 @@ from medgen.package.files import (
 )
 from medgen.package.golden import verify_package
 from medgen.package.restoration import Correction, restoration_memory_gb, run_restoration
-from medgen.package.saving import save_package
+from medgen.package.saving import save_package, save_recalibrated
 
 __all__ = [
     "ATTRIBUTES", "CARD", "TRAINING_FEATURES", "WEIGHTS", "Correction", "ModelPackage", "ScanMaps",
     "list_packages", "load_package", "package_folders", "packages_for", "require_task",
-    "restoration_memory_gb", "run_model", "run_restoration", "save_package", "search_folders",
-    "verify_package",
+    "restoration_memory_gb", "run_model", "run_restoration", "save_package",
+    "save_recalibrated", "search_folders", "verify_package",
 ]  # fmt: skip

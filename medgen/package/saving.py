@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,16 +66,7 @@ def save_package(
     Raises:
         InputError: The folder exists and ``overwrite`` is off.
     """
-    folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise InputError(f"{folder} exists already", "Choose another name, or overwrite it.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        msg = f"cannot write {folder}: {error.strerror}"
-        raise InputError(msg, "Choose a folder that you may write to.") from error
-    try:
+    with _complete(folder, overwrite) as draft:
         (draft / CARD).write_text(card, encoding="utf-8")
         for name, content in (files or {}).items():
             (draft / name).write_bytes(content)
@@ -86,6 +78,68 @@ def save_package(
         _write_arrays(draft, more)
         _write_weights(draft / WEIGHTS, method, half_precision)
         _write_manifest(draft, method, values)
+    return load_package(Path(folder).resolve())
+
+
+def save_recalibrated(
+    folder: Path,
+    model: ModelPackage,
+    calibration: Calibration,
+    *,
+    card: str,
+    files: Mapping[str, bytes] | None = None,
+    overwrite: bool = False,
+    **changes: Any,
+) -> ModelPackage:
+    """Write a package that differs from its parent in the calibration only.
+
+    Weights and golden case are copied byte by byte, so that it gives the same maps.
+
+    Args:
+        folder: The package's folder.
+        model: Its parent; it stays as it is.
+        calibration: Its own.
+        card: The model card in Markdown.
+        files: More files, by their name: pictures for the card.
+        overwrite: Replace an existing package.
+        **changes: Keys of :class:`~medgen.manifest.Manifest` that differ from the parent's.
+
+    Raises:
+        InputError: The folder exists and ``overwrite`` is off, or is the parent's own.
+    """
+    if Path(folder).resolve() == model.folder.resolve():
+        msg = f"{folder} is the model that is calibrated: it must stay, as it will be named"
+        raise InputError(msg, "Choose another name.")
+    with _complete(folder, overwrite) as draft:
+        for name in (WEIGHTS, GOLDEN_INPUT, GOLDEN_EXPECTED):
+            if model.has(name):
+                (draft / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(model.folder / name, draft / name)
+        (draft / CARD).write_text(card, encoding="utf-8")
+        for name, content in (files or {}).items():
+            (draft / name).write_bytes(content)
+        values, arrays = _split_calibration(calibration)
+        _write_arrays(draft, {CALIBRATION: arrays})
+        changed = {**changes, "calibration": values, "sha256": _hashes(draft)}
+        old = model.manifest.model_dump(mode="json")
+        _write_json(draft, Manifest.model_validate({**old, **changed}))
+    return load_package(Path(folder).resolve())
+
+
+@contextmanager
+def _complete(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """A draft folder that takes the place of ``folder`` when the block succeeds."""
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise InputError(f"{folder} exists already", "Choose another name, or overwrite it.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        msg = f"cannot write {folder}: {error.strerror}"
+        raise InputError(msg, "Choose a folder that you may write to.") from error
+    try:
+        yield draft
         draft.chmod(0o755)
         for path in draft.rglob("*"):  # safetensors writes files that only their owner may read
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -95,7 +149,6 @@ def save_package(
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    return load_package(folder.resolve())
 
 
 def _write_arrays(draft: Path, arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
@@ -130,8 +183,14 @@ def _write_manifest(draft: Path, method: Any, values: dict[str, Any]) -> None:
     package = ModelPackage(draft, Manifest(**values, sha256=_hashes(draft)), "")
     _write_arrays(draft, {GOLDEN_EXPECTED: golden_output(package)})
     manifest = Manifest(**values, sha256=_hashes(draft))
+    _write_json(draft, manifest)
+
+
+def _write_json(draft: Path, manifest: Manifest) -> None:
     # What another task needs is left out, so that a detector's manifest has not changed by a byte.
-    unused = {key for key in ("synthesis", "restoration") if getattr(manifest, key) is None}
+    unused = {
+        key for key in ("synthesis", "restoration", "parent") if getattr(manifest, key) is None
+    }
     text = manifest.model_dump_json(indent=2, exclude=unused)
     (draft / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -154,7 +213,8 @@ def _registered_name(method: Any) -> str:
 
 def _split_calibration(calibration: Calibration) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Sequences of numbers go into safetensors, the rest into the manifest."""
-    values = calibration.model_dump(mode="json")
+    # Without what is as usual, so that an older medgen, which refuses unknown keys, can read it.
+    values = calibration.model_dump(mode="json", exclude_defaults=True)
     arrays = {
         name: np.asarray(value, dtype=np.float64)
         for name, value in values.items()

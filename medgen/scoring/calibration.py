@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +12,13 @@ from scipy import special
 
 from medgen.config import Config
 from medgen.errors import InputError
+from medgen.scoring.conformal import (
+    first_per_person,
+    highest_per_person,
+    p_values,
+    rank_of_limit,
+    rate_of_this_draw,
+)
 from medgen.scoring.findings import large_components
 from medgen.scoring.maps import as_mask, bounding_box
 from medgen.scoring.sweep import Sweep, sweep
@@ -52,14 +58,22 @@ class Calibration(Config):
     """Scores of scans of healthy people, and the threshold chosen on them."""
 
     scan_scores: tuple[float, ...] = Field(
-        min_length=1, description="Scan scores of the normal scans, from low to high."
+        min_length=1,
+        description="Scan scores of the normal scans, from low to high; if `scans` is set, the "
+        "highest of each person.",
     )
     threshold: float = Field(description="Score from which on a voxel belongs to a finding.")
-    target_false_findings_per_scan: float = Field(
-        ge=0, description="Findings allowed per normal scan, on average."
+    target_false_findings_per_scan: float | None = Field(
+        None, ge=0, description="Findings allowed per normal scan, on average."
     )
-    target_false_volume_mm3_per_scan: float = Field(
-        ge=0, description="Volume of findings (mm3) allowed per normal scan, on average."
+    target_false_volume_mm3_per_scan: float | None = Field(
+        None, ge=0, description="Volume of findings (mm3) allowed per normal scan, on average."
+    )
+    target_false_positive_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Or instead: share of normal people allowed to show any finding.",
     )
     minimum_volume_mm3: float = Field(ge=0, description="Smaller regions were no findings.")
     expected_false_findings_per_scan: float = Field(
@@ -76,7 +90,12 @@ class Calibration(Config):
     subjects: int | None = Field(
         None, ge=1, description="People the scans show. None: not recorded, each scan another's."
     )
-
+    scans: int | None = Field(
+        None, ge=1, description="Scans measured, if a score stands for a person with several."
+    )
+    spatial_dims: Literal[2, 3] = Field(
+        3, description="Of the normal scans: the scores of slices are another quantity."
+    )
     drawn: bool = Field(False, description="The normal scans were simulated, not acquired.")
 
     @model_validator(mode="after")
@@ -86,6 +105,16 @@ class Calibration(Config):
             raise ValueError(msg)
         if self.subjects is not None and self.subjects > len(self.scan_scores):
             msg = f"{len(self.scan_scores)} scans cannot show {self.subjects} subjects"
+            raise ValueError(msg)
+        if (self.target_false_findings_per_scan is None) == (
+            self.target_false_positive_rate is None
+        ):
+            msg = "the threshold keeps either a number of false findings or a false-positive rate"
+            raise ValueError(msg)
+        if (self.target_false_findings_per_scan is None) != (
+            self.target_false_volume_mm3_per_scan is None
+        ):
+            msg = "a number of false findings needs a volume of false findings, and only with it"
             raise ValueError(msg)
         return self
 
@@ -114,13 +143,7 @@ class Calibration(Config):
         Raises:
             InputError: Without scans, or with another number of subjects than of scans.
         """
-        if not normals:
-            msg = "calibration needs at least one normal scan, got none"
-            raise InputError(msg)
-        owners = [str(n) for n in range(len(normals))] if subjects is None else list(subjects)
-        if len(owners) != len(normals):
-            msg = f"calibration needs a subject for each of {len(normals)} scans, got {len(owners)}"
-            raise InputError(msg)
+        owners = _subject_of_each(normals, subjects)
         scan_scores = tuple(sorted(scan_score(*normal) for normal in normals))
         targets = (target_false_findings_per_scan, target_false_volume_mm3_per_scan)
         volumes = np.array([volume for _, _, volume in normals], dtype=np.float64)
@@ -150,6 +173,76 @@ class Calibration(Config):
             subjects=len(set(owners)),
         )
 
+    @classmethod
+    def with_false_positive_rate(
+        cls,
+        normals: Sequence[Normal],
+        rate: float,
+        minimum_volume_mm3: float = 0.0,
+        *,
+        subjects: Sequence[str] | None = None,
+    ) -> Calibration:
+        """The threshold at which at most this share of normal people shows any finding.
+
+        Conformal: a scan shows a finding at and below one level of its own, where the first region
+        becomes large enough. The threshold lies just above the k-th lowest of these levels, see
+        :mod:`medgen.scoring.conformal`. Each person counts once, with the highest of the scans.
+
+        Args:
+            normals: As for :meth:`from_normals`.
+            rate: Between 0 and 1.
+            minimum_volume_mm3: Smaller regions are no findings.
+            subjects: Whose each scan is; without it, every scan counts as another person's.
+
+        Raises:
+            InputError: Too few people for the rate; says how many it takes.
+        """
+        owners = _subject_of_each(normals, subjects)
+        rank = rank_of_limit(len(set(owners)), rate)
+        levels = [_level_of_first_finding(*normal, minimum_volume_mm3) for normal in normals]
+        limit = np.sort(highest_per_person(levels, owners))[rank - 1]
+        threshold = float(np.nextafter(np.float32(limit), np.float32(np.inf)))
+        found = np.array([_found(*normal, threshold, minimum_volume_mm3) for normal in normals])
+        scores = highest_per_person([scan_score(*normal) for normal in normals], owners)
+        return cls(
+            scan_scores=tuple(sorted(scores.tolist())),
+            threshold=threshold,
+            target_false_positive_rate=rate,
+            minimum_volume_mm3=minimum_volume_mm3,
+            expected_false_findings_per_scan=float(found[:, 0].mean()),
+            expected_false_volume_mm3_per_scan=float(found[:, 1].mean()),
+            subjects=scores.size,
+            scans=len(normals) if len(normals) > scores.size else None,
+        )
+
+    def one_score_per_person(self, scores: Sequence[float], subjects: Sequence[str]) -> Calibration:
+        """The same threshold, with the highest of each person's scan scores as the reference.
+
+        Scans of one person are not exchangeable with those of others; their highest scores are, so
+        that p-values keep their promise.
+
+        Args:
+            scores: Scan score of every normal scan.
+            subjects: Whose each scan is.
+        """
+        highest = sorted(highest_per_person(scores, subjects).tolist())
+        several = len(scores) if len(scores) > len(highest) else None
+        update = {"scan_scores": tuple(highest), "scans": several, "subjects": len(highest)}
+        return self.model_copy(update=update)
+
+    def comparable(self, scores: Sequence[float], people: Sequence[str]) -> list[float]:
+        """One score of each person, of the kind that the reference holds.
+
+        The highest of a person's scans, if that is what stands in ``scan_scores``; else the first:
+        the highest of several would be no scan like the reference's.
+
+        Args:
+            scores: Scan score of every scan.
+            people: Whose each is.
+        """
+        choose = highest_per_person if self.scans is not None else first_per_person
+        return [float(score) for score in choose(scores, people)]
+
     def p_value(self, score: float) -> float:
         """Conformal p-value of a scan score: ``(1 + normals that score as high) / (n + 1)``.
 
@@ -157,27 +250,24 @@ class Calibration(Config):
         p of them, whatever the distribution of the scores. That takes the scans as exchangeable;
         several scans of few people are so only roughly.
         """
-        as_high = len(self.scan_scores) - bisect_left(self.scan_scores, score)
-        return (1 + as_high) / (len(self.scan_scores) + 1)
+        return float(p_values(self.scan_scores, score))
 
     @property
     def threshold_rule(self) -> str:
         """What the threshold promises, on how many scans, and how finely they can say it."""
-        scans = len(self.scan_scores)
-        subjects = self.subjects or scans
-        kind = "drawn " if self.drawn else ""
-        normal_scans, others = f"{scans} {kind}normal scan{'s' * (scans != 1)}", "others"
-        caution = " They were drawn, not acquired: real scans may differ." if self.drawn else ""
-        if subjects != scans:
-            brains = f"{subjects} brain{'s' * (subjects != 1)}"
-            normal_scans, others = f"{scans} {kind}scans of {brains}", "other brains"
-            caution += (
-                f" Both the limit and the p-values treat the {scans} scans as exchangeable, which "
-                f"scans of {brains} are only roughly."
-            )
-        count = round(self.expected_false_findings_per_scan * scans)
+        by_count = self.target_false_positive_rate is None
+        promise = self._promise_of_count() if by_count else self._promise_of_rate()
+        smallest = 1 / (len(self.scan_scores) + 1)
+        return (
+            f"{self.threshold:.4g} is the smallest threshold {promise} The smallest p-value they "
+            f"can give is 1/{len(self.scan_scores) + 1} = {smallest:.2g}.{self._caution()}"
+        )
+
+    def _promise_of_count(self) -> str:
+        scans, count = self._scans, round(self.expected_false_findings_per_scan * self._scans)
         # Exact (Garwood) upper limit of a Poisson mean.
         upper = float(special.gammaincinv(count + 1, 0.95)) / scans
+        others = "others" if self._owners is None else f"other {self._owners.partition(' ')[2]}"
         left_out = (
             ""
             if self.left_out_false_findings_per_scan is None
@@ -185,16 +275,85 @@ class Calibration(Config):
             f"a threshold chosen on the {others}"
         )
         return (
-            f"{self.threshold:.4g} is the smallest threshold with at most "
-            f"{self.target_false_findings_per_scan:g} false findings of "
+            f"with at most {self.target_false_findings_per_scan:g} false findings of "
             f"{self.minimum_volume_mm3:g} mm3 or more and at most "
             f"{self.target_false_volume_mm3_per_scan:g} mm3 of them per normal scan, there and at "
-            f"every higher threshold. On {normal_scans} it gave {count} "
-            f"({self.expected_false_findings_per_scan:.2g} per scan, "
-            f"{self.expected_false_volume_mm3_per_scan:.3g} mm3 per scan{left_out}); with "
-            f"95 % confidence that shows an expected number below {upper:.2g} per scan, no less. "
-            f"The smallest p-value they can give is 1/{scans + 1} = {1 / (scans + 1):.2g}.{caution}"
+            f"every higher threshold. On {self._normal_scans} it gave {self._found_on_them}"
+            f"{left_out}); with 95 % confidence that shows an expected number below {upper:.2g} "
+            f"per scan, no less."
         )
+
+    def _promise_of_rate(self) -> str:
+        rate, people = self.target_false_positive_rate or 0.0, len(self.scan_scores)
+        limit = rate_of_this_draw(people, rank_of_limit(people, rate))
+        return (
+            f"that lets at most {100 * rate:.3g} % of normal people show a finding of "
+            f"{self.minimum_volume_mm3:g} mm3 or more, on average over sets of scans like these "
+            f"(conformal); with 95 % confidence, this set lets less than {100 * limit:.2g} %. "
+            f"On {self._normal_scans} it gave {self._found_on_them})."
+        )
+
+    @property
+    def _scans(self) -> int:
+        return self.scans or len(self.scan_scores)
+
+    @property
+    def _owners(self) -> str | None:
+        """``3 brains``, where there are fewer of them than scans."""
+        count, kind = self.subjects or self._scans, "subject" if self.scans else "brain"
+        return None if count == self._scans else f"{count} {kind}{'s' * (count != 1)}"
+
+    @property
+    def _normal_scans(self) -> str:
+        kind = "drawn " if self.drawn else ""
+        if self._owners is not None:
+            return f"{self._scans} {kind}scans of {self._owners}"
+        return f"{self._scans} {kind}normal scan{'s' * (self._scans != 1)}"
+
+    @property
+    def _found_on_them(self) -> str:
+        return (
+            f"{round(self.expected_false_findings_per_scan * self._scans)} "
+            f"({self.expected_false_findings_per_scan:.2g} per scan, "
+            f"{self.expected_false_volume_mm3_per_scan:.3g} mm3 per scan"
+        )
+
+    def _caution(self) -> str:
+        caution = " They were drawn, not acquired: real scans may differ." if self.drawn else ""
+        if self._owners is not None:
+            one_each = self.scans is not None
+            both = "Both the limit and the p-values treat" if not one_each else "The limit treats"
+            if not one_each or self.target_false_positive_rate is None:
+                caution += (
+                    f" {both} the {self._scans} scans as exchangeable, which scans of "
+                    f"{self._owners} are only roughly."
+                )
+            if one_each:
+                caution += " For the p-values the highest score of each subject counts."
+        return caution
+
+
+def _subject_of_each(normals: Sequence[Normal], subjects: Sequence[str] | None) -> list[str]:
+    """Whose each scan is."""
+    if not normals:
+        msg = "calibration needs at least one normal scan, got none"
+        raise InputError(msg)
+    owners = [str(n) for n in range(len(normals))] if subjects is None else list(subjects)
+    if len(owners) != len(normals):
+        msg = f"calibration needs a subject for each of {len(normals)} scans, got {len(owners)}"
+        raise InputError(msg)
+    return owners
+
+
+def _level_of_first_finding(
+    scores: ArrayLike, mask: ArrayLike, voxel_volume_mm3: float, minimum_volume_mm3: float
+) -> float:
+    """The highest threshold at which a map shows a finding; the lowest value if it never does."""
+    minimum = minimum_volume_mm3 / voxel_volume_mm3
+    levels = sweep(scores, mask, minimum_voxels=minimum, most_findings=0).levels
+    if not levels.size:
+        raise InputError("the mask is empty: there is nothing to score")
+    return float(levels[-1])
 
 
 def _smallest_threshold(

@@ -43,7 +43,7 @@ def cases(reference: Path, mask: Path | None, group_pattern: str | None) -> list
     if lacking := [name for name in found if mask is not None and name not in masks]:
         raise InputError(f"{mask} has no mask for {_listed(lacking)}", "Name it like the image.")
     return [
-        Case(name, _group(name, path, group_pattern), path, masks.get(name))
+        Case(name, group_of(name, path, group_pattern), path, masks.get(name))
         for name, path in found.items()
     ]
 
@@ -146,7 +146,8 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _group(name: str, path: Path, pattern: str | None) -> str:
+def group_of(name: str, path: Path, pattern: str | None) -> str:
+    """Whom a file belongs to, by the first (...) of a pattern; itself without one."""
     if pattern is None:
         return name
     try:
