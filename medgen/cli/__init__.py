@@ -25,8 +25,14 @@ from medgen.cli.evaluate import evaluate
 from medgen.cli.info import info
 from medgen.cli.inpaint import EPILOG as INPAINT_EPILOG
 from medgen.cli.inpaint import inpaint
+from medgen.cli.latent import EPILOG as LATENT_EPILOG
+from medgen.cli.latent import latent
 from medgen.cli.models import models
 from medgen.cli.phantom import phantom
+from medgen.cli.pretrain import EPILOG as PRETRAIN_EPILOG
+from medgen.cli.pretrain import pretrain
+from medgen.cli.probe import EPILOG as PROBE_EPILOG
+from medgen.cli.probe import probe
 from medgen.cli.super_resolve import EPILOG as SUPER_RESOLVE_EPILOG
 from medgen.cli.super_resolve import super_resolve
 from medgen.cli.synthesize import EPILOG as SYNTHESIZE_EPILOG
@@ -114,6 +120,9 @@ app.add_typer(batch, name="batch")
 app.command("deidentify", epilog=DEIDENTIFY_EPILOG)(deidentify)
 app.add_typer(models, name="models")
 app.command("train", epilog=TRAIN_EPILOG)(train)
+app.command("pretrain", epilog=PRETRAIN_EPILOG)(pretrain)
+app.command("probe", epilog=PROBE_EPILOG)(probe)
+app.command("latent", epilog=LATENT_EPILOG)(latent)
 app.add_typer(benchmark, name="benchmark")
 app.add_typer(evaluate, name="evaluate")
 app.command("info")(info)

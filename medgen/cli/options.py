@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 COMMON = "Common options"
+READING = "How the images are read"
 
 Model = Annotated[
     str,
@@ -72,3 +73,49 @@ Output = Annotated[
     Path,
     typer.Option("--output", "-o", help="Folder for the outputs; made if absent.", metavar="OUT"),
 ]
+Conditions = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of each condition and its subfolder; left out: every subfolder is one.",
+        metavar="NAME=SUBFOLDER,...",
+        rich_help_panel=READING,
+    ),
+]
+GroupPattern = Annotated[
+    str | None,
+    typer.Option(
+        help="Regular expression whose first (...) is the patient in a file's name, if there is no "
+        "groups.csv.",
+        metavar="REGEX",
+        rich_help_panel=READING,
+    ),
+]
+Exclude = Annotated[
+    str | None,
+    typer.Option(
+        help="Files to leave out, by name without ending.",
+        metavar="NAMES",
+        rich_help_panel=READING,
+    ),
+]
+
+
+def named(text: str | None) -> dict[str, str] | None:
+    """``cancer=adenocarcinoma,benign=benign`` as a dictionary.
+
+    Raises:
+        InputError: It is no such list.
+    """
+    from medgen.errors import InputError
+
+    if text is None:
+        return None
+    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not parts or not all(name.strip() and sub.strip() for name, _, sub in parts):
+        raise InputError(f"--conditions must be NAME=SUBFOLDER,..., got {text!r}")
+    return {name.strip(): sub.strip() for name, _, sub in parts}
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """``a,b`` as a tuple; () for None."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

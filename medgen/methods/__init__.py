@@ -25,6 +25,7 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "vae": ("medgen.methods.vae", "VAE"),
     "dae": ("medgen.methods.dae", "DAE"),
     "restore": ("medgen.methods.restore", "Restore"),
+    "mae": ("medgen.methods.mae", "MAE"),
     "gan": ("medgen.methods.gan", "GAN"),
     "progan": ("medgen.methods.progan", "ProGAN"),
     "stylegan2": ("medgen.methods.stylegan2", "StyleGAN2"),

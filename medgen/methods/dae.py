@@ -103,6 +103,15 @@ class DAE(nn.Module):
         error = (self(noisy) - healthy).square()
         yield "network", mean_inside(error, mask), {}
 
+    def represent(self, image: Tensor) -> Tensor:
+        """Feature vectors ``(B, features[4])``: the coarsest level, averaged over places."""
+        require_multiples(image.shape[2:], self.divisor)
+        network = self.network
+        value = network.conv_0(image)
+        for down in (network.down_1, network.down_2, network.down_3, network.down_4):
+            value = down(value)
+        return value.flatten(2).mean(2)
+
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         """``restored`` ``(B, C, *spatial)`` in the image's unit; no noise is added."""
         return {"restored": self(image)}

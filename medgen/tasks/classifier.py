@@ -9,7 +9,8 @@ fewer images. No synthetic image and no image that the generator was trained on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def class_accuracy(
         network = train_network(
             real.images[train], wanted[train], count, steps=steps, seed=seed, device=device
         )
-        guess = logistic_regression(features["real"][train], wanted[train], count)
+        guess = logistic_regression(features["real"][train], wanted[train])
         hits["network"].append(
             (network(real.images[test]) == wanted[test], network(fake.images) == asked)
         )
@@ -126,40 +127,75 @@ def _accuracy(hits: Array, condition: Array, seed: int) -> tuple[float, float, f
     return float(np.mean([k.mean() for k in kinds])), float(low), float(high)
 
 
-class _Classifier:
+class Classifier:
     """Images ``(N, C, *spatial)`` to the number of their condition ``(N,)``."""
 
     def __init__(self, network: nn.Module, device: str) -> None:
         self.network, self.device = network.eval(), device
 
-    def __call__(self, images: Array) -> Array:
+    def scores(self, images: Array) -> Array:
+        """Log-odds ``(N, conditions)``, up to a number for each image."""
         parts = torch.from_numpy(np.ascontiguousarray(images)).split(2 * BATCH)
         with torch.inference_mode():
-            found = [self.network(part.to(self.device)).argmax(1).cpu() for part in parts]
+            found = [self.network(part.to(self.device)).cpu() for part in parts]
         return torch.cat(found).numpy()
+
+    def __call__(self, images: Array) -> Array:
+        """Number of the likeliest condition of each."""
+        found: Array = self.scores(images).argmax(1)
+        return found
 
 
 def train_network(
     images: Array, condition: Array, count: int, *, steps: int, seed: int, device: str
-) -> _Classifier:
+) -> Classifier:
     """A small convolutional network, 2-D or 3-D; every condition counts the same in its loss."""
     x, y = torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(condition).long()
-    present = torch.bincount(y, minlength=count)
-    weight = torch.where(present > 0, len(y) / present.clamp(min=1), 0.0)
     with torch.random.fork_rng(devices=[torch.device(device)] if "cuda" in device else []):
         torch.manual_seed(seed)
-        network = _network(x.shape[1], x.ndim - 2, count).to(device).train()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        x, y, weight = x.to(device), y.to(device), weight.to(device)
-        for _ in range(steps):
-            chosen = torch.randint(len(x), (BATCH,), device=device)
-            loss = F.cross_entropy(network(_mirrored(x[chosen])), y[chosen], weight=weight)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return _Classifier(network, device)
+        network = _network(x.shape[1], x.ndim - 2, count)
+        return train_classifier(network, x, y, count, steps=steps, device=device)
+
+
+def train_classifier(
+    network: nn.Module,
+    images: Tensor,
+    condition: Tensor,
+    count: int,
+    *,
+    steps: int,
+    device: str,
+    rate: float = RATE,
+    axes: Sequence[int] | None = None,
+) -> Classifier:
+    """Train any network to tell conditions apart; every condition counts the same in its loss.
+
+    Args:
+        network: Images to ``(B, count)``.
+        images: ``(N, C, *spatial)``.
+        condition: Number of the condition of each ``(N,)``.
+        count: How many conditions there are.
+        steps: Batches, drawn with torch's global generator.
+        device: Where to compute.
+        rate: Learning rate, which falls to 0 along a cosine.
+        axes: Of the image, along which images are mirrored at random; None: all of space.
+    """
+    present = torch.bincount(condition, minlength=count)
+    weight = torch.where(present > 0, len(condition) / present.clamp(min=1), 0.0)
+    network = network.to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    x, y, weight = images.to(device), condition.to(device), weight.to(device)
+    mirrored = range(2, x.ndim) if axes is None else axes
+    for _ in range(steps):
+        chosen = torch.randint(len(x), (BATCH,), device=device)
+        shown = _mirrored(x[chosen], mirrored)
+        loss = F.cross_entropy(network(shown), y[chosen], weight=weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return Classifier(network, device)
 
 
 def _network(channels: int, dims: int, count: int) -> nn.Module:
@@ -175,18 +211,57 @@ def _network(channels: int, dims: int, count: int) -> nn.Module:
     )
 
 
-def _mirrored(images: Tensor) -> Tensor:
-    """Each image mirrored along each axis, or not, at random."""
+def _mirrored(images: Tensor, axes: Iterable[int]) -> Tensor:
+    """Each image mirrored along each of these axes, or not, at random."""
     shape = (len(images), *[1] * (images.ndim - 1))
-    for axis in range(2, images.ndim):
+    for axis in axes:
         flip = torch.rand(shape, device=images.device) < 0.5
         images = torch.where(flip, images.flip(axis), images)
     return images
 
 
-def logistic_regression(features: Array, condition: Array, count: int) -> Any:
-    """Features ``(N, D)`` to condition numbers, fitted on standardised features."""
-    mean, deviation = features.mean(0), features.std(0) + 1e-9
+@dataclass(frozen=True, eq=False)
+class LogisticRegression:
+    """Features ``(N, D)`` to condition numbers.
+
+    Attributes:
+        kinds: Numbers of the conditions that it knows.
+        mean: Subtracted from features, which are then divided by
+        deviation: this, and multiplied with
+        weights: ``(D, kinds)``, before
+        bias: ``(kinds,)`` is added.
+    """
+
+    kinds: Array
+    mean: Array
+    deviation: Array
+    weights: Array
+    bias: Array
+
+    def scores(self, values: Array) -> Array:
+        """Log-odds ``(N, kinds)``, up to a number for each row."""
+        found: Array = ((values - self.mean) / self.deviation) @ self.weights + self.bias
+        return found
+
+    def __call__(self, values: Array) -> Array:
+        """Number of the likeliest condition of each row."""
+        found: Array = self.kinds[self.scores(values).argmax(1)]
+        return found
+
+
+def logistic_regression(
+    features: Array, condition: Array, *, standardise: bool = True
+) -> LogisticRegression:
+    """Fit a logistic regression.
+
+    Args:
+        features: ``(N, D)``.
+        condition: Numbers ``(N,)``.
+        standardise: Bring each feature to mean 0 and deviation 1 first; else the caller has.
+    """
+    size = features.shape[1]
+    mean = features.mean(0) if standardise else np.zeros(size)
+    deviation = features.std(0) + 1e-9 if standardise else np.ones(size)
     kinds = np.unique(condition)
     x = torch.from_numpy((features - mean) / deviation)
     y = torch.from_numpy(np.searchsorted(kinds, condition))
@@ -202,9 +277,5 @@ def logistic_regression(features: Array, condition: Array, count: int) -> Any:
         return loss
 
     optimizer.step(step)
-    w, b = weights.detach().numpy(), bias.detach().numpy()
-
-    def predict(values: Array) -> Array:
-        return kinds[(((values - mean) / deviation) @ w + b).argmax(1)]
-
-    return predict
+    found = weights.detach().numpy(), bias.detach().numpy()
+    return LogisticRegression(kinds, mean, deviation, *found)

@@ -25,11 +25,13 @@ def train(
     max_minutes: float | None = None,
     device: str = "auto",
     progress: bool = True,
+    command: str = "train CONFIG -o OUT",
 ) -> TrainingResult:
     """Run :func:`medgen.training.train` and write ``run.json`` beside its results.
 
     Args:
-        file: The configuration file, whose hash is recorded.
+        file: The configuration file, or the folder of the data if there is none; its hash is
+            recorded.
         settings: What it says, after ``changes``.
         output: Folder of the run.
         changes: Settings changed by the caller, ``key=value``; values may be paths, so only the
@@ -39,6 +41,7 @@ def train(
         max_minutes: Stop after so long.
         device: Where to compute.
         progress: Show a bar.
+        command: The verb, without what ``changes`` and ``resume`` add to it.
 
     Raises:
         InputError: Settings, data, device and folder do not fit together.
@@ -55,7 +58,7 @@ def train(
             device=device, progress=progress,
         )  # fmt: skip
     keys = [f"--set {change.partition('=')[0]}=..." for change in changes]
-    words = ["train CONFIG -o OUT", *keys, *(["--resume"] if resume else [])]
+    words = [command, *keys, *(["--resume"] if resume else [])]
     try:
         written = [output / name for name in FILES if (output / name).exists()]
         record = run_record(

@@ -94,18 +94,31 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
     if not isinstance(values, dict):
         msg = f"{path} must hold `key: value` lines, got {type(values).__name__}"
         raise InputError(msg, "The folder configs/ holds examples.")
+    return checked_config(values, str(path), overrides)
+
+
+def checked_config(
+    values: dict[str, Any], where: str, overrides: Sequence[str] = ()
+) -> TrainingConfig:
+    """A training configuration from its values, which :func:`read_config` reads from a file.
+
+    Args:
+        values: Nested dictionaries; the overrides are put into them.
+        where: What they come from, for error messages.
+        overrides: As for :func:`read_config`, and so are the errors.
+    """
     for override in overrides:
-        _override(values, override)
-    config = validated(TrainingConfig, values, str(path))
+        set_key(values, override)
+    config = validated(TrainingConfig, values, where)
     if config.method not in method_names():
         raise InputError(
-            f"{path}: unknown method {config.method!r}.{_nearest(config.method, method_names())}",
+            f"{where}: unknown method {config.method!r}.{_nearest(config.method, method_names())}",
             f"Known methods: {', '.join(method_names())}.",
         )
     return config
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def set_key(values: dict[str, Any], override: str) -> None:
     """Set one dotted key of a nested dictionary in place."""
     key, equals, text = override.partition("=")
     *parents, last = key.split(".")

@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "dae": {"features": (8, 8, 16, 16, 16), "noise_grid": 6, "learning_rate": 3e-3},
     "restore": {"features": (4, 8, 8, 16, 16), "learning_rate": 3e-3},
+    "mae": {"features": (16, 32), "parts": 2, "learning_rate": 3e-3, "weight_decay": 0.0},
 }
 # Without losses: what a batch does to them, if anything, happens at once.
 WITHOUT_PARAMETERS = {"intensity", "pca"}
@@ -200,7 +201,7 @@ def test_it_learns_a_few_phantoms(variant: str, dims: int) -> None:
     method, batch = make(variant, dims), BATCHES[dims]
     optimizers = method.optimizers()
     torch.manual_seed(0)
-    for _ in range({"pca": 1, "vae": 100}.get(variant.split()[0], 60)):
+    for _ in range({"pca": 1, "vae": 100, "mae": 200}.get(variant.split()[0], 60)):
         step(method, optimizers, batch)
     mask = batch["mask"].bool()
     with torch.inference_mode():

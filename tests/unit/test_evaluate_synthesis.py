@@ -116,7 +116,7 @@ def test_logistic_regression_is_scikit_learns():
     random = np.random.default_rng(0)
     kinds = random.integers(0, 3, 90)
     features = random.normal(size=(90, 5)) + kinds[:, None] * [1, 0, 0.5, 0, -1]
-    ours = logistic_regression(features[:60], kinds[:60], 3)
+    ours = logistic_regression(features[:60], kinds[:60])
     scale = StandardScaler().fit(features[:60])
     theirs = LogisticRegression(C=1.0, tol=1e-8).fit(scale.transform(features[:60]), kinds[:60])
     assert (ours(features) == theirs.predict(scale.transform(features))).all()
