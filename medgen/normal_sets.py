@@ -61,8 +61,8 @@ class NormalsConfig(SetConfig):
 
     size: int | tuple[int, ...] | None = Field(
         None,
-        description="size that is cut out, and reflected at the border if an image is smaller; "
-        "none: all prepared images have the same size already",
+        description="size that is cut out; smaller images are continued by their background, or "
+        "reflected if they have none; none: all prepared images have the same size already",
     )
     normal: tuple[str, ...] = Field(
         (), description="conditions without findings; empty: all, because the set has no others"
@@ -331,7 +331,8 @@ def _cut(scan: Scan, move: _Move, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         slices = (full >= LEAST_FOREGROUND * full.max()).nonzero()[:, 0]
         number = int(slices[int(move.place * len(slices))])
         image, mask = image[:, number], mask[:, number]
-    image = _window(image.float(), move, size, "reflection")
+    # A background goes on; what fills its image is mirrored, as in medgen.inference.
+    image = _window(image.float(), move, size, "reflection" if mask.all() else "zeros")
     mask = (_window(mask.float(), move, size, "zeros") > 0.5).float()
     image = image.flip(move.flips) if move.flips else image
     mask = mask.flip(move.flips) if move.flips else mask
