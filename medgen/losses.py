@@ -32,6 +32,23 @@ def kl_to_standard_normal(
     return (terms.sum(1) if reduction == "sum" else terms.mean(1)).mean()
 
 
+def kl_between_normals(
+    mean: Tensor, logvar: Tensor, other_mean: Tensor, other_logvar: Tensor
+) -> Tensor:
+    """Kullback-Leibler divergence of one-dimensional Gaussians from others, one for each number.
+
+    ``1/2 (log s2^2 - log s1^2 + (s1^2 + (m1 - m2)^2) / s2^2 - 1)`` in nats; shapes broadcast.
+
+    Args:
+        mean: Means of the first.
+        logvar: Logarithms of their variances.
+        other_mean: Means of those that they diverge from.
+        other_logvar: Logarithms of their variances.
+    """
+    squares = (mean - other_mean).square() + logvar.exp()
+    return (other_logvar - logvar + squares * (-other_logvar).exp() - 1) / 2
+
+
 def squared_error(
     prediction: Tensor, target: Tensor, *, reduction: Literal["sum", "mean"] = "sum"
 ) -> Tensor:

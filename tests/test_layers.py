@@ -158,7 +158,8 @@ LIGHT = (
     "medgen.report", "medgen.methods", "medgen.phantoms", "medgen.batch.run", "medgen.batch.verbs",
     "medgen.tasks.deidentify", "medgen.tasks.check", "medgen.cli.batch", "medgen.cli.evaluate",
     "medgen.metrics.synthesis", "medgen.tasks.evaluate_synthesis",
-    "medgen.tasks.evaluate_paired", "medgen.report.comparison",
+    "medgen.tasks.evaluate_paired", "medgen.report.comparison", "medgen.cli.calibrate",
+    "medgen.tasks.calibrate", "medgen.tasks.drift", "medgen.tasks.detect_compare",
 )  # fmt: skip
 
 

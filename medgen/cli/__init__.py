@@ -14,6 +14,8 @@ from typer.core import TyperGroup
 
 from medgen.cli.batch import batch
 from medgen.cli.benchmark import benchmark
+from medgen.cli.calibrate import EPILOG as CALIBRATE_EPILOG
+from medgen.cli.calibrate import calibrate
 from medgen.cli.check import check
 from medgen.cli.console import Settings, show_error
 from medgen.cli.deidentify import EPILOG as DEIDENTIFY_EPILOG
@@ -125,6 +127,7 @@ app.command("probe", epilog=PROBE_EPILOG)(probe)
 app.command("latent", epilog=LATENT_EPILOG)(latent)
 app.add_typer(benchmark, name="benchmark")
 app.add_typer(evaluate, name="evaluate")
+app.command("calibrate", epilog=CALIBRATE_EPILOG)(calibrate)
 app.command("info")(info)
 app.command("phantom")(phantom)
 

@@ -1,4 +1,4 @@
-"""``medgen benchmark synthesis``: parse, run the study, print its table."""
+"""``medgen benchmark``: the group of commands, and ``medgen benchmark synthesis``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from medgen.cli import options
+from medgen.cli.anomaly_study import BENCHMARK_EPILOG as ANOMALY_EPILOG
+from medgen.cli.anomaly_study import benchmark_anomaly
 from medgen.cli.console import configure, print_json, say, show_error, stdout
 
 benchmark = typer.Typer(help="Compare methods on your own data.", no_args_is_help=True)
+benchmark.command("anomaly", epilog=ANOMALY_EPILOG)(benchmark_anomaly)
 
 EPILOG = (
     "**Examples**\n\n"

@@ -19,6 +19,7 @@ EPILOG = (
     "medgen detect-anomalies sub-01_FLAIR.nii.gz -o out\n\n"
     "medgen detect-anomalies dicom_folder/ -o out --series 2\n\n"
     "medgen detect-anomalies dicom_folder/ -o out --dicom-out seg,sr\n\n"
+    "medgen detect-anomalies scan.nii.gz -o out --compare brain-mr intensity\n\n"
     "medgen detect-anomalies bold.nii.gz -o out --frame 0 --model intensity\n\n"
     "medgen detect-anomalies scan.nii.gz -o out --json -q | jq .scan_score"
 )
@@ -31,6 +32,12 @@ def detect_anomalies(
     ],
     output: options.Output,
     model: options.Model = "brain-mr",
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            help="Two models instead of one, side by side in one report.", metavar="MODEL MODEL"
+        ),
+    ] = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     frame: options.Frame = None,
@@ -69,8 +76,9 @@ def detect_anomalies(
     """Show where a scan departs from normal.
 
     Writes an anomaly map, a mask and, if the model makes one, the restored scan on the grid of
-    the input; the findings as a table; run.json; and a report to look at. Nothing is written
-    unless all of it succeeds.
+    the input; the findings as a table; run.json; and a report to look at. With --compare, the same
+    for each model in a folder of its own, and compare.html. Nothing is written unless all of it
+    succeeds.
     """
     configure(quiet=quiet, verbose=verbose, debug=debug)
     from medgen.devices import check_device_name
@@ -83,6 +91,17 @@ def detect_anomalies(
     check_device_name(device)
     refuse_inside(output, source)
     objects = dicom_kinds(dicom_out or "")
+    if compare is not None:
+        refuse_alone = {
+            "--threshold": threshold is not None,
+            "--dicom-out": bool(objects),
+            "--dry-run": dry_run,
+        }
+        _compare(
+            source, output, compare, refuse_alone, report=report, overwrite=overwrite, json=json,
+            device=device, seed=seed, max_memory_gb=max_memory, frame=frame, series=series,
+        )  # fmt: skip
+        return
     names = output_names([str(source)], report=report, dicom=objects)
     package = load_package(model, "detect-anomalies")
     if dry_run:
@@ -106,6 +125,50 @@ def detect_anomalies(
         print_json({**findings_summary(detection), "outputs": paths})
     else:
         _print_result(detection, output, paths)
+
+
+def _compare(
+    source: Path,
+    output: Path,
+    models: tuple[str, str],
+    refused: dict[str, bool],
+    *,
+    report: bool,
+    overwrite: bool,
+    json: bool,
+    **settings: Any,
+) -> None:
+    """Two models side by side."""
+    from rich.markup import escape
+
+    from medgen.errors import InputError
+    from medgen.package import load_package
+    from medgen.report.pair import sentences
+    from medgen.tasks.detect_compare import compare_models, output_names, told_apart
+    from medgen.tasks.output_folder import output_folder
+
+    for option, given in refused.items():
+        if given:
+            msg = f"{option} belongs to one model, not to a comparison"
+            raise InputError(msg, "Leave it out, or run the models one by one.")
+    first, second = (load_package(model, "detect-anomalies") for model in models)
+    written = output_names(told_apart(first, second))
+    with output_folder(output, written, overwrite=overwrite) as draft:
+        with progress_bar(" and ".join(models)) as progress:
+            found = compare_models(source, (first, second), progress=progress, **settings)
+        found.write(draft, report=report)
+    if json:
+        print_json(found.summary())
+        return
+    console = stdout()
+    for name, one in zip(found.names, (found.first, found.second), strict=True):
+        p_value = "not calibrated" if one.p_value is None else f"p = {one.p_value:.2g}"
+        text = f"{name}: scan score {one.score:.3f} ({p_value}), {len(one.findings)} findings"
+        console.print(escape(text), soft_wrap=True)
+    for sentence in sentences(found.names, found.agreement):
+        console.print(escape(sentence), soft_wrap=True)
+    if report:
+        console.print(f"Look at [b]{escape(str(output / 'compare.html'))}[/]", soft_wrap=True)
 
 
 def _command(package: ModelPackage, *values: object) -> str:
@@ -148,6 +211,8 @@ def _print_result(detection: Detection, output: Path, paths: dict[str, str]) -> 
 def _table(detection: Detection, most: int = 10) -> object:
     from rich.table import Table
 
+    from medgen.report.words import reason
+
     count = len(detection.findings)
     more = f", the {most} with the highest peak" if count > most else ""
     table = Table(title=f"{count} finding{'s' * (count > 1)}{more}", title_justify="left")
@@ -156,6 +221,8 @@ def _table(detection: Detection, most: int = 10) -> object:
         table.add_column(column, justify="right")
     table.add_column("centre (mm, RAS+)")
     table.add_column("slice")
+    table.add_column("because of")
+    reasons = {one.label: reason(one) for one in detection.explanations}
     for finding in detection.findings[:most]:
         table.add_row(
             str(finding.label),
@@ -164,6 +231,7 @@ def _table(detection: Detection, most: int = 10) -> object:
             f"{finding.mean:.2f}",
             ", ".join(f"{value:.0f}" for value in finding.centroid_mm),
             ", ".join(str(index) for index in finding.slice_index.values()),
+            reasons.get(finding.label, ""),
         )
     return table
 

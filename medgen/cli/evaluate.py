@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgen.cli import options
+from medgen.cli.anomaly_study import EVALUATE_EPILOG as ANOMALY_EPILOG
+from medgen.cli.anomaly_study import evaluate_anomaly
 from medgen.cli.console import configure, print_json, say, stdout
 from medgen.cli.evaluate_paired import EPILOG as PAIRED_EPILOG
 from medgen.cli.evaluate_paired import paired
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 evaluate = typer.Typer(help="Measure how good results are.", no_args_is_help=True)
 evaluate.command(epilog=PAIRED_EPILOG)(paired)
+evaluate.command("anomaly", epilog=ANOMALY_EPILOG)(evaluate_anomaly)
 
 EPILOG = (
     "**Examples**\n\n"

@@ -7,56 +7,47 @@ diagonal Gaussian posterior and a standard normal prior,
 Unsupervised Anomaly Segmentation in Brain MR Images" (Med Image Anal 69:101952, 2021): strided
 convolutions, and a latent space that is one vector (``dense``) or a small image (``spatial``).
 
+Two additions have names of their own:
+
+- ``vae_restoration``: ``restored`` is not decoded but reached from the image by gradient descent,
+  ``-ELBO(y) + smoothness * TV(y - x)`` (You et al. 2019; see ``_restoration_by_gradient.py``);
+- ``cevae``: Zimmerer et al., "Context-encoding Variational Autoencoder for Unsupervised Anomaly
+  Detection" (2018). The same networks also have to fill in boxes that were erased from the image,
+  decoded from the mean: ``(1 - w) * VAE(x) + w * 1/2 |x - Dec(mean(erased x))|^2``. Its ``score``
+  is ``|x - x'| * |dELBO(x)/dx|``, high where the copy is wrong and a change of the voxel would make
+  the image more probable; in squared units of the image, from 0. (The authors smooth the gradient
+  over noisy copies of the image; here it is that of the posterior's mean.)
+
 ``restored`` is decoded from the posterior's mean, never from a sample, and has the image's unit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from medgen.config import Config
 from medgen.losses import kl_to_standard_normal, squared_error
-from medgen.networks.autoencoding import (
-    LOGVAR_LIMITS,
-    bottleneck,
-    decoder,
-    dense_size,
-    encoder,
-    fit_to,
-)
+from medgen.methods._coding import Coded, VariationalConfig
+from medgen.methods._erasing import erase_boxes
+from medgen.networks.autoencoding import LOGVAR_LIMITS
 
 
-class VAEConfig(Config):
+class VAEConfig(VariationalConfig):
     """Settings of the variational autoencoder."""
 
-    spatial_dims: Literal[2, 3] = Field(3, description="2 for slices, 3 for volumes")
-    channels: int = Field(1, ge=1, description="image channels (sequences)")
-    features: tuple[int, ...] = Field(
-        (32, 64, 128, 128), min_length=1, description="channels after each halving of the size"
+    context_weight: float = Field(
+        0.0, ge=0, le=1, description="share of the loss that is filling in erased boxes"
     )
-    latent: Literal["dense", "spatial"] = Field(
-        "spatial", description="one vector for the image, or one for every place of a coarse grid"
+    gradient_score: bool = Field(
+        False, description="also predict the residual times the gradient of the bound as score"
     )
-    latent_channels: int = Field(128, ge=1, description="length of these vectors")
-    image_size: tuple[int, ...] | None = Field(
-        None, description="largest image of a dense latent space; smaller ones are padded with 0"
-    )
-    beta: float = Field(0.001, ge=0, description="weight of the divergence from the prior")
-    reduction: Literal["sum", "mean"] = Field(
-        "mean",
-        description="sum: squared error and divergence are added up, so that beta 1 is the paper's "
-        "bound; mean: the error is averaged over voxels, the divergence over latent variables",
-    )
-    learning_rate: float = Field(1e-3, gt=0, description="Adam learning rate")
 
 
-class VAE(nn.Module):
+class VAE(Coded):
     """Reconstructs images through a Gaussian latent space.
 
     Raises:
@@ -64,24 +55,10 @@ class VAE(nn.Module):
     """
 
     Config = VAEConfig
-    input_slices = 1
+    config: VAEConfig
 
     def __init__(self, config: VAEConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.spatial_dims = dims = config.spatial_dims
-        self.factor = 2 ** len(config.features)
-        self.image_size: tuple[int, ...] | None = None
-        if config.latent == "dense":
-            self.image_size = dense_size(config.image_size, dims, self.factor)
-        # A dense network pads by itself, up to its one size.
-        self.divisor = self.factor if self.image_size is None else 1
-        features, latent = config.features, config.latent_channels
-        self.encoder = encoder(dims, config.channels, features)
-        self.to_posterior, self.from_latent = bottleneck(
-            dims, features[-1], latent, 2 * latent, self.image_size, self.factor
-        )
-        self.decoder = decoder(dims, features, config.channels)
+        super().__init__(config, numbers=2 * config.latent_channels)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimiser for encoder and decoder."""
@@ -92,25 +69,49 @@ class VAE(nn.Module):
         mean, logvar = self.to_posterior(self.encoder(image)).chunk(2, dim=1)
         return mean, logvar.clamp(*LOGVAR_LIMITS)
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """Images ``(B, C, *spatial)`` of latent vectors as :meth:`encode` gives them."""
-        images: Tensor = self.decoder(self.from_latent(latent))
-        return images
+    def latent(self, image: Tensor) -> Tensor:
+        """Means of the posterior of images of any size, flattened ``(B, K)``."""
+        return self.encode(self.fitted(image)[0])[0].flatten(1)
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-        """The negative evidence lower bound of the healthy images."""
-        image, _ = fit_to(batch["healthy"], self.image_size, self.factor)
+        """The negative evidence lower bound of the healthy images, and filling in if asked for."""
+        image, _ = self.fitted(batch["healthy"])
         mean, logvar = self.encode(image)
         decoded = self.decode(mean + torch.exp(logvar / 2) * torch.randn_like(mean))
-        reduction = self.config.reduction
-        error = squared_error(decoded, image, reduction=reduction) / 2
-        divergence = kl_to_standard_normal(mean, logvar, reduction=reduction)
+        error, divergence = self._terms(image, decoded, mean, logvar)
         loss = error + self.config.beta * divergence
         parts = {"reconstruction": error.detach(), "divergence": divergence.detach()}
+        if weight := self.config.context_weight:
+            filled = self.decode(self.encode(erase_boxes(image))[0])
+            context = squared_error(filled, image, reduction=self.config.reduction) / 2
+            loss = (1 - weight) * loss + weight * context
+            parts["context"] = context.detach()
         yield "autoencoder", loss, parts
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
-        """``restored`` ``(B, C, *spatial)`` in the image's unit, decoded from the mean."""
-        fitted, inside = fit_to(image, self.image_size, self.factor)
-        mean, _ = self.encode(fitted)
-        return {"restored": self.decode(mean)[(slice(None), slice(None), *inside)]}
+        """``restored`` ``(B, C, *spatial)`` in the image's unit and, if asked for, ``score``."""
+        fitted, inside = self.fitted(image)
+        decoded = self.decode(self.encode(fitted)[0])
+        outputs = {"restored": decoded}
+        if self.config.restoration_steps:
+            outputs["restored"] = self.restore(fitted, self._bound)
+        if self.config.gradient_score:
+            surprise = (fitted - decoded).abs() * self.slope(fitted, self._bound).abs()
+            outputs["score"] = surprise.mean(1, keepdim=True)
+        return {
+            name: output[(slice(None), slice(None), *inside)] for name, output in outputs.items()
+        }
+
+    def _bound(self, image: Tensor) -> Tensor:
+        """The negative bound, for decoding from the mean."""
+        mean, logvar = self.encode(image)
+        error, divergence = self._terms(image, self.decode(mean), mean, logvar)
+        return error + self.config.beta * divergence
+
+    def _terms(
+        self, image: Tensor, decoded: Tensor, mean: Tensor, logvar: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Half the squared error, and the divergence from the prior."""
+        reduction = self.config.reduction
+        error = squared_error(decoded, image, reduction=reduction) / 2
+        return error, kl_to_standard_normal(mean, logvar, reduction=reduction)

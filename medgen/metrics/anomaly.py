@@ -57,19 +57,74 @@ class Interval(NamedTuple):
     high: float
 
 
-def _counts(
-    scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-    """True and false positives at each distinct score, from the highest down, and the scores."""
+class Counts(NamedTuple):
+    """True and false positives at every threshold of ``levels``, from the highest down, ``(K,)``.
+
+    All that a metric of a ranking needs; both classes are in it, or the metric is undefined.
+    """
+
+    true: NDArray[np.int64]
+    false: NDArray[np.int64]
+    levels: NDArray[Any]
+
+    def average_precision(self) -> AveragePrecision:
+        """See :func:`average_precision`."""
+        self._require_abnormal()
+        true, false = self.true, self.false
+        gain = np.diff(true, prepend=0) / true[-1]
+        value = float(np.sum(gain * true / (true + false)))
+        return AveragePrecision(value, float(true[-1] / (true[-1] + false[-1])))
+
+    def auroc(self) -> float:
+        """See :func:`auroc`."""
+        self._require_abnormal()
+        true, false = self.true, self.false
+        if not false[-1]:
+            msg = "the truth holds no normal voxel inside the mask: the AUROC is undefined"
+            raise InputError(msg)
+        higher = np.concatenate([[0], true[:-1]])
+        pairs = np.sum(np.diff(false, prepend=0) * (higher + true) / 2)
+        return float(pairs / (true[-1] * false[-1]))
+
+    def best_dice(self) -> BestDice:
+        """See :func:`best_dice`."""
+        self._require_abnormal()
+        values = 2 * self.true / (self.true + self.false + self.true[-1])
+        best = int(values.argmax())
+        return BestDice(float(values[best]), float(self.levels[best]))
+
+    def dice_at(self, threshold: float) -> float:
+        """Dice of what reaches a threshold; 1 if both it and the truth are empty."""
+        above = int(np.searchsorted(-self.levels, -threshold, side="right"))
+        true = int(self.true[above - 1]) if above else 0
+        false = int(self.false[above - 1]) if above else 0
+        total = true + false + int(self.true[-1])
+        return 2 * true / total if total else 1.0
+
+    def _require_abnormal(self) -> None:
+        if not self.true.size or not self.true[-1]:
+            msg = "the truth holds no abnormal voxel inside the mask: this metric is undefined"
+            raise InputError(msg, "Leave healthy scans out, or count false positives on them.")
+
+
+def count(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> Counts:
+    """True and false positives at each distinct score; equal scores enter together.
+
+    Args:
+        scores: Higher is more abnormal, any shape.
+        truth: True where abnormal, same shape.
+        mask: Which voxels count; all if none is given.
+
+    Raises:
+        InputError: If shapes differ or a score is NaN.
+    """
     values, abnormal = _inside(scores, truth, mask)
-    if not abnormal.any():
-        msg = "the truth holds no abnormal voxel inside the mask: this metric is undefined"
-        raise InputError(msg, "Leave healthy scans out, or count false positives on them.")
     order = np.argsort(values, kind="stable")[::-1]
     values, abnormal = values[order], abnormal[order]
     last = np.append(np.flatnonzero(values[1:] != values[:-1]), values.size - 1)
+    last = last[last >= 0]
     true = np.cumsum(abnormal, dtype=np.int64)[last]
-    return true, last + 1 - true, values[last]
+    return Counts(true, last + 1 - true, values[last])
 
 
 def _inside(
@@ -101,10 +156,7 @@ def average_precision(
     Raises:
         InputError: If no voxel is abnormal, shapes differ, or a score is NaN.
     """
-    true, false, _ = _counts(scores, truth, mask)
-    gain = np.diff(true, prepend=0) / true[-1]
-    value = float(np.sum(gain * true / (true + false)))
-    return AveragePrecision(value, float(true[-1] / (true[-1] + false[-1])))
+    return count(scores, truth, mask).average_precision()
 
 
 def auroc(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
@@ -112,13 +164,7 @@ def auroc(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) ->
 
     Arguments and errors as for :func:`average_precision`; also undefined if nothing is normal.
     """
-    true, false, _ = _counts(scores, truth, mask)
-    if not false[-1]:
-        msg = "the truth holds no normal voxel inside the mask: the AUROC is undefined"
-        raise InputError(msg)
-    higher = np.concatenate([[0], true[:-1]])
-    pairs = np.sum(np.diff(false, prepend=0) * (higher + true) / 2)
-    return float(pairs / (true[-1] * false[-1]))
+    return count(scores, truth, mask).auroc()
 
 
 def dice(prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> float:
@@ -141,10 +187,7 @@ def best_dice(scores: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
     The truth picks the threshold, so this is an upper bound for any real use: label it as such.
     Arguments and errors as for :func:`average_precision`.
     """
-    true, false, thresholds = _counts(scores, truth, mask)
-    values = 2 * true / (true + false + true[-1])
-    best = int(values.argmax())
-    return BestDice(float(values[best]), float(thresholds[best]))
+    return count(scores, truth, mask).best_dice()
 
 
 def false_positives(
@@ -231,6 +274,67 @@ class Froc:
         return strata
 
 
+class LesionSweep(NamedTuple):
+    """One scan's part of a free-response curve: its findings at every threshold, and its lesions.
+
+    Attributes:
+        sweep: Findings that touch no lesion, and when each lesion is detected.
+        lesion_volumes_mm3: Volume of each lesion, ``(L,)``.
+    """
+
+    sweep: Sweep
+    lesion_volumes_mm3: NDArray[np.float64]
+
+
+def lesion_sweep(
+    scan: ScoredScan,
+    *,
+    minimum_volume_mm3: float = 0.0,
+    most_findings: float = np.inf,
+    most_voxels: float = np.inf,
+) -> LesionSweep:
+    """Find the lesions of one scan at every threshold; it stops beyond so many false findings.
+
+    Args:
+        scan: Its map with the truth.
+        minimum_volume_mm3: Smaller findings are dropped before they can detect or be false.
+        most_findings: Stop after more false findings than this.
+        most_voxels: Stop after more voxels in false findings than this.
+    """
+    lesions, number = large_components(as_mask(scan.truth, np.shape(scan.scores)), 1)
+    sizes = np.bincount(lesions.ravel(), minlength=number + 1)[1:]
+    found = sweep(
+        scan.scores,
+        scan.mask,
+        minimum_voxels=minimum_volume_mm3 / scan.voxel_volume_mm3,
+        lesions=lesions,
+        most_findings=most_findings,
+        most_voxels=most_voxels,
+    )
+    return LesionSweep(found, np.asarray(sizes * scan.voxel_volume_mm3, dtype=np.float64))
+
+
+def froc_of(scans: Sequence[LesionSweep]) -> Froc:
+    """The curve of scans that were swept one after the other, with the limits of all together.
+
+    Raises:
+        InputError: Without a lesion in any of them.
+    """
+    if not any(scan.lesion_volumes_mm3.size for scan in scans):
+        msg = f"no lesion in {len(scans)} scans: lesion sensitivity is undefined"
+        raise InputError(msg, "Count false positives on healthy scans instead.")
+    sweeps = [scan.sweep for scan in scans]
+    stop = max((s.levels[-1] for s in sweeps if not s.complete), default=-np.inf)
+    thresholds = np.unique(np.concatenate([s.levels for s in sweeps]))[::-1]
+    thresholds = thresholds[thresholds >= stop]
+    return Froc(
+        thresholds=thresholds,
+        false_positives_per_scan=np.mean([s.at(thresholds)[0] for s in sweeps], axis=0),
+        detected_at=np.concatenate([s.detected_at for s in sweeps]),
+        lesion_volumes_mm3=np.concatenate([scan.lesion_volumes_mm3 for scan in scans]),
+    )
+
+
 def froc(
     scans: Sequence[ScoredScan],
     *,
@@ -250,33 +354,12 @@ def froc(
     Raises:
         InputError: Without scans or without a lesion in any of them.
     """
-    sweeps: list[Sweep] = []
-    volumes: list[NDArray[np.float64]] = []
-    for scan in scans:
-        shape = np.shape(scan.scores)
-        lesions, count = large_components(as_mask(scan.truth, shape), 1)
-        sizes = np.bincount(lesions.ravel(), minlength=count + 1)[1:]
-        volumes.append(np.asarray(sizes * scan.voxel_volume_mm3, dtype=np.float64))
-        sweeps.append(
-            sweep(
-                scan.scores,
-                scan.mask,
-                minimum_voxels=minimum_volume_mm3 / scan.voxel_volume_mm3,
-                lesions=lesions,
-                most_findings=most_false_positives_per_scan * len(scans),
-            )
-        )
-    if not any(sizes.size for sizes in volumes):
-        msg = f"no lesion in {len(scans)} scans: lesion sensitivity is undefined"
-        raise InputError(msg, "Count false positives on healthy scans instead.")
-    stop = max((s.levels[-1] for s in sweeps if not s.complete), default=-np.inf)
-    thresholds = np.unique(np.concatenate([s.levels for s in sweeps]))[::-1]
-    thresholds = thresholds[thresholds >= stop]
-    return Froc(
-        thresholds=thresholds,
-        false_positives_per_scan=np.mean([s.at(thresholds)[0] for s in sweeps], axis=0),
-        detected_at=np.concatenate([s.detected_at for s in sweeps]),
-        lesion_volumes_mm3=np.concatenate(volumes),
+    most = most_false_positives_per_scan * len(scans)
+    return froc_of(
+        [
+            lesion_sweep(scan, minimum_volume_mm3=minimum_volume_mm3, most_findings=most)
+            for scan in scans
+        ]
     )
 
 

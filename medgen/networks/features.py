@@ -71,7 +71,7 @@ class FrozenFeatures(nn.Module):
         network = feature_network(widths, COLOUR, dimension=1)
         for part in ("fc", *[f"layer{n + 1}" for n in range(count, 4)]):
             setattr(network, part, None)  # is not needed
-        self.network = network.requires_grad_(False)
+        self.network = network.requires_grad_(False).eval()
 
     def copy_weights(self, extractor: str) -> None:
         """Take the weights of a trained extractor, see :func:`read_extractor`.

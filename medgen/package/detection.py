@@ -26,6 +26,8 @@ class ScanMaps:
 
     Attributes:
         map: Anomaly map ``(X, Y[, Z])`` float32, 0 outside the brain.
+        evidence: The method's own evidence ``(X, Y[, Z])`` float32, before priors and filters; None
+            if there is no prior, or nobody asked for it.
         restored: Healthy image ``(X, Y[, Z])`` float32 in the prepared scale, or None.
         brain_mask: Where the model looked ``(X, Y[, Z])`` bool.
         score: Scan score; larger is more abnormal.
@@ -34,6 +36,7 @@ class ScanMaps:
     """
 
     map: NDArray[np.float32]
+    evidence: NDArray[np.float32] | None
     restored: NDArray[np.float32] | None
     brain_mask: NDArray[np.bool_]
     score: float
@@ -49,6 +52,7 @@ def run_model(
     device: str = "cpu",
     max_memory_gb: float | None = None,
     brain_mask: NDArray[np.bool_] | None = None,
+    explain: bool = False,
     progress: Callable[[int, int], None] | None = None,
     timings: dict[str, float] | None = None,
 ) -> ScanMaps:
@@ -61,6 +65,7 @@ def run_model(
         device: A torch device.
         max_memory_gb: Refuse if prediction would need more than this.
         brain_mask: Brain on the scan's grid, if known; otherwise it is found.
+        explain: Also give the evidence behind the map.
         progress: Called with (done, total) parts of the scan.
         timings: Receives the seconds of each step.
 
@@ -69,7 +74,7 @@ def run_model(
         PackageError: The package does not fit its method.
     """
     from medgen.inference import estimate_memory_gb, predict_volume
-    from medgen.scoring import scan_score, score_map
+    from medgen.scoring import evidence_map, scan_score, score_map
 
     timings = {} if timings is None else timings
     with timed(timings, "load model"):
@@ -95,10 +100,20 @@ def run_model(
             np.asarray(prepared.image), arrays, np.asarray(prepared.mask), package.scoring,
             spacing_mm=prepared.grid.spacing_mm,
         )  # fmt: skip
+        evidence = None
+        if explain and package.scoring.has_prior:
+            evidence = evidence_map(
+                np.asarray(prepared.image), arrays, np.asarray(prepared.mask), package.scoring
+            )
     with timed(timings, "back to the scan's grid"):
         inside = prepared.source_mask
-        # Interpolation reaches half a voxel beyond the brain; scores are defined inside it.
-        on_scan = np.where(inside, prepared.to_source(anomaly[None])[0], np.float32(0))
+
+        def back(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            # Interpolation reaches half a voxel beyond the brain; scores are defined inside it.
+            return np.where(inside, prepared.to_source(values[None])[0], np.float32(0))
+
+        on_scan = back(anomaly)
+        evidence = None if evidence is None else back(evidence)
         restored = prepared.to_source(arrays["restored"])[0] if "restored" in arrays else None
         score = scan_score(on_scan, inside, volume.geometry.voxel_volume_mm3)
-    return ScanMaps(on_scan, restored, inside, score, prepared.notes, need)
+    return ScanMaps(on_scan, evidence, restored, inside, score, prepared.notes, need)

@@ -57,9 +57,9 @@ def markdown(found: BenchmarkLike) -> str:
     """The tables with what is needed to read them."""
     command = found.facts["command"]
     lines = ["# Annotated synthesis, compared", "", f"`{command}`", "", *_facts(found), ""]
-    lines += _markdown_table(*fidelity(found.rows))
+    lines += markdown_table(*fidelity(found.rows))
     lines += ["", "## U-Net trained on it, Dice on held-out real patients", ""]
-    lines += _markdown_table(*usefulness(found.rows))
+    lines += markdown_table(*usefulness(found.rows))
     lines += ["", "![Dice of each method](dice.png)", "", *NOTES]
     if any(row["training"] for row in found.rows):
         lines += ["![Generated images](samples.png)", ""]
@@ -167,7 +167,8 @@ def _number(
     return f"{text} ± {scale * one['sd']:.2g}" if key == "value" and one.get("sd") else text
 
 
-def _markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
     rule = "|".join("---" for _ in header)
     return [f"| {' | '.join(header)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in cells)]
 
@@ -231,9 +232,9 @@ def page(found: BenchmarkLike, folder: Path) -> str:
     parts.append("<h1>Annotated synthesis, compared</h1>")
     parts.append(f"<p><code>{escape(found.facts['command'])}</code></p>")
     parts += [f"<p>{escape(line)}</p>" for line in _facts(found)]
-    parts.append(_html_table(*fidelity(found.rows)))
+    parts.append(html_table(*fidelity(found.rows)))
     parts.append("<h2>Dice on held-out real patients</h2>")
-    parts.append(_html_table(*usefulness(found.rows)))
+    parts.append(html_table(*usefulness(found.rows)))
     for name, words in (("dice.png", "Dice of each method"), ("samples.png", "Generated images")):
         if (folder / name).exists():
             data = base64.b64encode((folder / name).read_bytes()).decode()
@@ -252,7 +253,9 @@ STYLE = (
 )
 
 
-def _html_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+def html_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """The same in HTML, without asterisks."""
+
     def row(values: Sequence[str], tag: str) -> str:
         plain = (escape(value).replace("*", "") for value in values)
         return "<tr>" + "".join(f"<{tag}>{value}</{tag}>" for value in plain) + "</tr>"

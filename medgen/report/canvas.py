@@ -75,12 +75,12 @@ def new_canvas(width: int, height: int) -> Canvas:
     return Canvas(figure, width, height)
 
 
-def pixels_per_mm(frame: Frame) -> float:
+def pixels_per_mm(frame: Frame, column: int = COLUMN) -> float:
     """One scale for all planes, so that a centimetre is equally long in each of them."""
     mm = [size * step for size, step in zip(frame.shape, frame.spacing_mm, strict=True)]
     widest = max(mm[plane.across] for plane in frame.planes)
     tallest = sum(mm[plane.down] for plane in frame.planes)
-    return min(COLUMN / widest, ROWS_TOTAL / tallest)
+    return min(column / widest, ROWS_TOTAL / tallest)
 
 
 def draw_letters(

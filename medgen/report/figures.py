@@ -20,6 +20,8 @@ from medgen.report.canvas import (
 from medgen.report.frame import Plane, cut
 from medgen.report.picture import (
     OUTLINE,
+    difference_picture,
+    grey_picture,
     inferno,
     map_picture,
     outlined,
@@ -30,6 +32,9 @@ from medgen.report.picture import (
 from medgen.report.scene import DetectionLike, Scene, build_scene
 
 HEADER, FOOTER, SIDEBAR = 112, 88, 400
+COLUMNS_WIDTH = 1140  # pixels of all columns together
+TITLES = ("Scan", "Anomaly map", "Findings outlined")
+TITLES_RESTORED = (*TITLES, "Restored", "Scan minus restored")
 STRIP = 6  # findings shown
 THUMBNAIL = 112
 
@@ -38,8 +43,9 @@ def overview(detection: DetectionLike, path: str | Path) -> Path:
     """Write the overview as a PNG.
 
     Rows are the anatomical planes through the first finding (through the centre if there is
-    none), at one common physical scale; columns are the scan, the anomaly map and the scan with
-    the findings outlined. The right side holds the scan score and the first findings.
+    none), at one common physical scale; columns are the scan, the anomaly map, the scan with the
+    findings outlined and, if the model restores, the restored scan and the signed difference. The
+    right side holds the scan score and the first findings.
 
     Args:
         detection: Any object with the attributes of ``DetectionLike``.
@@ -49,26 +55,30 @@ def overview(detection: DetectionLike, path: str | Path) -> Path:
         The path written.
     """
     scene = build_scene(detection)
-    scale = pixels_per_mm(scene)
+    titles = TITLES if scene.restored is None else TITLES_RESTORED
+    scale = pixels_per_mm(scene, COLUMNS_WIDTH // len(titles))
     sizes = [picture_size(scene, plane, scale) for plane in scene.planes]
-    column = max(240, *(width for width, _ in sizes))
+    narrowest = 240 if scene.restored is None else 200
+    column = max(narrowest, *(width for width, _ in sizes))
     rows = sum(height for _, height in sizes) + GAP * (len(sizes) - 1)
     least = 430 + (THUMBNAIL + 14) * min(STRIP, len(detection.findings)) - HEADER - FOOTER
-    width = 2 * MARGIN + 3 * column + 2 * GAP + MARGIN + SIDEBAR
+    left = 2 * MARGIN + len(titles) * column + (len(titles) - 1) * GAP
+    width = left + MARGIN + SIDEBAR
     height = HEADER + max(rows, least, 300) + FOOTER
     canvas = new_canvas(width, height)
-    _draw_header(canvas, detection, column)
+    _draw_header(canvas, detection, titles, column)
     _draw_planes(canvas, detection, scene, sizes, column)
-    _draw_sidebar(canvas, detection, scene, 2 * MARGIN + 3 * column + 2 * GAP)
+    _draw_sidebar(canvas, detection, scene, left)
     _draw_footer(canvas, detection, scene, column)
     return canvas.save(path)
 
 
-def _draw_header(canvas: Canvas, detection: DetectionLike, column: int) -> None:
+def _draw_header(
+    canvas: Canvas, detection: DetectionLike, titles: tuple[str, ...], column: int
+) -> None:
     canvas.text(MARGIN, 26, "Anomaly overview", 26, weight="bold")
     name = textwrap.shorten(words.scan_name(detection), 80, placeholder="…")
     canvas.text(MARGIN, 62, name, 14, color=MUTED)
-    titles = ("Scan", "Anomaly map", "Findings outlined")
     for index, title in enumerate(titles):
         x = MARGIN + index * (column + GAP) + column / 2
         canvas.text(x, HEADER - 8, title, 14, ha="center", va="bottom", color=MUTED)
@@ -85,12 +95,7 @@ def _draw_planes(
     y = HEADER
     for plane, size in zip(scene.planes, sizes, strict=True):
         index = at[plane.normal]
-        scan = scan_picture(scene, plane, index, size)
-        pictures = (
-            scan,
-            map_picture(scene, plane, index, size),
-            outlined(scan, cut(scene.mask, plane, index), width=3),
-        )
+        pictures = _pictures(scene, plane, index, size)
         for number, pixels in enumerate(pictures):
             x = MARGIN + number * (column + GAP) + (column - size[0]) / 2
             canvas.picture(pixels, x, y)
@@ -103,6 +108,26 @@ def _draw_planes(
         left = MARGIN + 2 * (column + GAP) + (column - size[0]) / 2
         _draw_numbers(canvas, detection, scene, plane, index, (left, y, *size))
         y += size[1] + GAP
+
+
+def _pictures(scene: Scene, plane: Plane, index: int, size: tuple[int, int]) -> list[Any]:
+    """One slice as the columns show it."""
+    scan = scan_picture(scene, plane, index, size)
+    pictures = [
+        scan,
+        map_picture(scene, plane, index, size),
+        outlined(scan, cut(scene.mask, plane, index), width=3),
+    ]
+    if scene.restored is not None:
+        values = cut(scene.restored, plane, index)
+        # A third of the grey window has the full colour, as in the viewer.
+        reach = (scene.window[1] - scene.window[0]) / 3
+        difference = cut(scene.scan, plane, index) - values
+        pictures += [
+            grey_picture(values, scene.window, size),
+            difference_picture(difference, reach, size, scan),
+        ]
+    return pictures
 
 
 def _draw_numbers(
@@ -148,6 +173,7 @@ def _draw_sidebar(canvas: Canvas, detection: DetectionLike, scene: Scene, left: 
     canvas.text(left, y, threshold, 12, color=MUTED)
     y += 18 + 17 * (threshold.count("\n") + 1)
     unit = "mm (RAS)" if scene.anatomical else "px"
+    reasons = {one.label: words.reason(one) for one in detection.explanations}
     for finding in detection.findings[:STRIP]:
         canvas.picture(thumbnail(scene, finding, THUMBNAIL), left, y)
         x = left + THUMBNAIL + 16
@@ -162,6 +188,8 @@ def _draw_sidebar(canvas: Canvas, detection: DetectionLike, scene: Scene, left: 
             12.5,
             color=MUTED,
         )
+        why = "\n".join(reasons.get(finding.label, "").split("; ")[:2])
+        canvas.text(x, y + 78, why, 12, color=MUTED)
         y += THUMBNAIL + 14
     more = len(detection.findings) - STRIP
     if more > 0:

@@ -37,15 +37,19 @@ def write_report(detection: DetectionLike, path: str | Path) -> Path:
         The path written.
     """
     scene = build_scene(detection)
+    reasons = {one.label: words.reason(one) for one in detection.explanations}
     text = render(
         "report.html",
         page=_page(detection, scene),
-        findings=[_finding_row(finding, detection, scene) for finding in detection.findings],
+        findings=[
+            {**finding_row(finding, detection, scene), "reason": reasons.get(finding.label, "")}
+            for finding in detection.findings
+        ],
         provenance=words.provenance(
             detection, {"Grid": words.grid(detection.volume.geometry, scene.anatomical)}
         ),
         timings={name: f"{seconds:.2f} s" for name, seconds in detection.timings.items()},
-        viewer_data=script_json(_viewer_data(detection, scene)),
+        viewer_data=script_json(viewer_data(detection, scene)),
     )
     Path(path).write_text(text, encoding="utf-8")
     return Path(path)
@@ -71,11 +75,13 @@ def _page(detection: DetectionLike, scene: Scene) -> dict[str, Any]:
         "planes": scene.planes,
         "anatomical": scene.anatomical,
         "restored": scene.restored is not None,
+        "evidence": detection.evidence,
         "notes": list(detection.notes),
     }
 
 
-def _finding_row(finding: FindingLike, detection: DetectionLike, scene: Scene) -> dict[str, str]:
+def finding_row(finding: FindingLike, detection: DetectionLike, scene: Scene) -> dict[str, str]:
+    """What the list of findings says of one."""
     return {
         "label": str(finding.label),
         "size": words.size(finding, detection, scene),
@@ -87,7 +93,7 @@ def _finding_row(finding: FindingLike, detection: DetectionLike, scene: Scene) -
     }
 
 
-def _viewer_data(detection: DetectionLike, scene: Scene) -> dict[str, Any]:
+def viewer_data(detection: DetectionLike, scene: Scene) -> dict[str, Any]:
     """Everything the viewer draws, ready for JSON."""
     factors = reduction(scene)
     low, high = embedded_range(scene.scan, scene.window)

@@ -20,6 +20,8 @@ INFERNO = (
     (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
 )  # fmt: skip
 OUTLINE = (64, 224, 208)
+# Of a signed difference, as in the interactive viewers; safe for the colour-blind.
+BRIGHTER, DARKER = (255, 140, 26), (38, 140, 255)
 
 
 def inferno() -> Pixels:
@@ -68,6 +70,23 @@ def grey_picture(
     """A slice ``(down, across[, 3])`` in a grey window ``(height, width, 3)``."""
     pixels = resize(grey(values, *window), size)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
+
+
+def difference_picture(
+    values: NDArray[Any], reach: float, size: tuple[int, int], ground: Pixels
+) -> Pixels:
+    """A signed difference over a dim slice: orange where it is positive, blue where negative.
+
+    Args:
+        values: Slice of the difference ``(down, across)``.
+        reach: Difference of full colour.
+        size: Width and height of the picture.
+        ground: The scan's picture ``(height, width, 3)``.
+    """
+    strength = [resize(grey(sign * values, 0.0, reach), size, smooth=False) for sign in (1, -1)]
+    tints = (np.array(BRIGHTER), np.array(DARKER))
+    colour = sum(s[..., None] / 255 * tint for s, tint in zip(strength, tints, strict=True))
+    return np.clip(0.25 * ground + colour, 0, 255).astype(np.uint8)
 
 
 def map_picture(scene: Scene, plane: Plane, index: int, size: tuple[int, int]) -> Pixels:

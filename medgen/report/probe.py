@@ -80,8 +80,9 @@ def notes(result: Result) -> list[str]:
         "0.5 is chance.",
         "labelled: part of the training groups, of each label at least one, so a small fraction of "
         "few groups is more than it says: the images are counted beside it.",
-        "over seeds: lowest and highest of the seeds, which label other groups. 95 % interval: "
-        "held-out groups drawn with replacement, of the mean over seeds.",
+        "over seeds: lowest and highest of the seeds, which label other groups. 95 % interval: of "
+        "the mean, with held-out groups and seeds drawn with replacement; the same draws for both "
+        "sides of a difference.",
         "linear: logistic regression on the frozen features, standardised by all training images; "
         "its penalty is fixed (C 1), nothing is chosen by results.",
         "random: the same network with fresh weights. pixels: the image averaged to a coarse grid, "

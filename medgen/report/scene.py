@@ -26,6 +26,23 @@ class FindingLike(Protocol):
     bbox_voxel: Sequence[tuple[int, int]]
 
 
+class ExplanationLike(Protocol):
+    """What a report needs to know of why a finding is one (``medgen.scoring.Explanation``)."""
+
+    @property
+    def label(self) -> int: ...  # noqa: D102
+    @property
+    def evidence(self) -> str: ...  # noqa: D102
+    @property
+    def evidence_mean(self) -> float: ...  # noqa: D102
+    @property
+    def evidence_share(self) -> float | None: ...  # noqa: D102
+    @property
+    def difference(self) -> float | None: ...  # noqa: D102
+    @property
+    def brightness(self) -> float: ...  # noqa: D102
+
+
 class DetectionLike(Protocol):
     """What a report needs to know about a detection (see ``medgen.tasks.detect.Detection``)."""
 
@@ -41,6 +58,8 @@ class DetectionLike(Protocol):
     threshold_meaning: str
     model: Any
     model_sha256: str
+    explanations: Sequence[ExplanationLike]
+    evidence: str
     notes: Sequence[str]
     timings: Mapping[str, float]
     device: str
@@ -83,12 +102,15 @@ class Scene(Frame):
         return first.astype(int).tolist(), last.astype(int).tolist()
 
 
-def build_scene(detection: DetectionLike, margin_mm: float = 4.0) -> Scene:
+def build_scene(
+    detection: DetectionLike, margin_mm: float = 4.0, *, beside: DetectionLike | None = None
+) -> Scene:
     """Turn a detection to the screen frame and crop away what is empty.
 
     Args:
         detection: Any object with the attributes of :class:`DetectionLike`.
         margin_mm: Empty border kept around the scan.
+        beside: What another model found in the same scan: both are then cropped and windowed alike.
     """
     volume = detection.volume
     whole = build_frame(volume.geometry, volume.provenance)
@@ -98,8 +120,12 @@ def build_scene(detection: DetectionLike, margin_mm: float = 4.0) -> Scene:
     restored = None
     if detection.restored is not None and scan.ndim == 3:  # it is grey: nothing beside colour
         restored = whole.place(detection.restored)
-    window = grey_window(scan, brain)
-    box = content_box(scan, brain | mask, window, whole, margin_mm)
+    looked_at, shown = brain, brain | mask
+    if beside is not None:
+        looked_at = looked_at | (whole.place(beside.brain_mask) > 0)
+        shown = shown | looked_at | (whole.place(beside.mask) > 0)
+    window = grey_window(scan, looked_at)
+    box = content_box(scan, shown, window, whole, margin_mm)
     return Scene(
         **vars(whole.cropped(box)),
         scan=scan[box],

@@ -10,9 +10,16 @@ from pathlib import PurePath
 from typing import Any, Protocol
 
 from medgen.report.frame import Frame
-from medgen.report.scene import DetectionLike, FindingLike, Scene
+from medgen.report.scene import DetectionLike, ExplanationLike, FindingLike, Scene
 from medgen.volume import Geometry, Volume
 
+EVIDENCE = {
+    "probability": "probability",
+    "score": "score",
+    "residual_positive": "residual (brighter)",
+    "residual_negative": "residual (darker)",
+    "residual_absolute": "residual",
+}
 DISCLAIMER = "Not a medical device. Research use only."
 RADIOLOGICAL = "Radiological convention: the patient's left is on the right of the picture."
 
@@ -110,6 +117,25 @@ def position(finding: FindingLike, scene: Scene) -> str:
     return ", ".join(f"{round(value)}".replace("-", "−") for value in numbers)
 
 
+def reason(explanation: ExplanationLike) -> str:
+    """What drove a finding, in a sentence's part."""
+    name = EVIDENCE.get(explanation.evidence, explanation.evidence)
+    parts = [f"{name} {score(explanation.evidence_mean)}"]
+    share = explanation.evidence_share
+    if share is not None and share < 0.995:
+        own = round(100 * max(share, 0.0))  # below 0, the prior lifted what the method did not see
+        drivers = [(own, name), (100 - own, "intensity prior")]
+        drivers.sort(key=lambda driver: -driver[0])
+        parts = [" and ".join(f"{driver} ({percent} %)" for percent, driver in drivers)]
+    elif share is not None and share > 1.005:
+        parts = [f"{name}, held down by the intensity prior"]
+    if explanation.difference is not None:
+        way = "brighter" if explanation.difference > 0 else "darker"
+        parts.append(f"{way} than restored by {number(abs(explanation.difference), 3)}")
+    parts.append(f"brighter than {round(100 * explanation.brightness)} % of the brain")
+    return "; ".join(parts)
+
+
 def findings_sentence(count: int) -> str:
     """How many findings there are."""
     if count == 0:
@@ -171,6 +197,7 @@ def methods_paragraph(detection: DetectionLike, scene: Scene) -> str:
         training_sentence(model.training_data),
         f"The scan had {grid(detection.volume.geometry, scene.anatomical)}",
         *(note.rstrip(".").strip() for note in detection.notes),
+        f"The anomaly score is {detection.evidence}" if detection.evidence else "",
         f"Voxels with an anomaly score above {score(detection.threshold)}"
         + (f" ({detection.threshold_meaning.rstrip('.')})" if detection.threshold_meaning else "")
         + " were grouped into connected findings",

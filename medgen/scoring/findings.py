@@ -48,6 +48,18 @@ def find(
     mask: ArrayLike | None = None,
     minimum_volume_mm3: float = 0.0,
 ) -> tuple[NDArray[np.bool_], list[Finding]]:
+    """The mask of all findings, and the findings; see :func:`find_regions`."""
+    labels, findings = find_regions(scores, geometry, threshold, mask, minimum_volume_mm3)
+    return labels > 0, findings
+
+
+def find_regions(
+    scores: ArrayLike,
+    geometry: Geometry,
+    threshold: float,
+    mask: ArrayLike | None = None,
+    minimum_volume_mm3: float = 0.0,
+) -> tuple[NDArray[np.int32], list[Finding]]:
     """Connected regions (26 neighbours in 3-D, 8 in 2-D) where the map reaches the threshold.
 
     Args:
@@ -58,8 +70,8 @@ def find(
         minimum_volume_mm3: Smaller regions are dropped.
 
     Returns:
-        The mask of all findings, and the findings: highest peak first, then largest volume, then
-        position in the array.
+        The label of each voxel's finding, 0 where there is none; and the findings: highest peak
+        first, then largest volume, then position in the array.
 
     Raises:
         InputError: If the map does not fit the grid or the mask, or the threshold is not a number.
@@ -74,19 +86,26 @@ def find(
     above = values >= threshold
     if mask is not None:
         above &= as_mask(mask, values.shape)
-    found = np.zeros(values.shape, dtype=bool)
+    found = np.zeros(values.shape, dtype=np.int32)
     if not above.any():
         return found, []
     box = bounding_box(above)
     labels, kept = large_components(above[box], minimum_volume_mm3 / geometry.voxel_volume_mm3)
-    found[box] = labels > 0
     offset = np.array([edge.start for edge in box])
     regions = ndimage.find_objects(labels)
     findings = [
-        _measure(labels[regions[i]] == i + 1, values[box][regions[i]], regions[i], offset, geometry)
+        replace(
+            _measure(
+                labels[regions[i]] == i + 1, values[box][regions[i]], regions[i], offset, geometry
+            ),
+            label=i + 1,
+        )
         for i in range(kept)
     ]
     findings.sort(key=lambda finding: (-finding.peak, -finding.volume_mm3))
+    ranks = np.zeros(kept + 1, dtype=np.int32)
+    ranks[[finding.label for finding in findings]] = np.arange(1, kept + 1)
+    found[box] = ranks[labels]
     return found, [replace(finding, label=rank) for rank, finding in enumerate(findings, start=1)]
 
 

@@ -16,6 +16,13 @@ from medgen.errors import InputError
 Evidence = Literal[
     "probability", "score", "residual_positive", "residual_negative", "residual_absolute"
 ]
+_EVIDENCE: dict[Evidence, str] = {
+    "probability": "the probability of an anomaly",
+    "score": "the method's own score",
+    "residual_positive": "how much brighter the scan is than restored",
+    "residual_negative": "how much darker the scan is than restored",
+    "residual_absolute": "the difference between the scan and the restored scan",
+}
 # Voxels sorted at a time by the median filter: 32 MB of float32 for a 5x5x5 window.
 MEDIAN_CHUNK = 1 << 16
 
@@ -71,6 +78,28 @@ class Scoring(Config):
         10.0, ge=0, description="Connected findings smaller than this (mm3) are dropped."
     )
 
+    @property
+    def has_prior(self) -> bool:
+        """Whether the map is more than the method's own evidence."""
+        return bool(self.intensity_prior or self.hyperintensity_percentile)
+
+    @property
+    def in_words(self) -> str:
+        """What the map is made of, in a sentence's part."""
+        made_of = _EVIDENCE[self.evidence]
+        if self.intensity_prior:
+            side = {
+                "bright": "bright voxels", "dark": "dark voxels",
+                "auto": "bright or dark voxels, whichever departs from the restored scan",
+            }[self.prior_side]  # fmt: skip
+            made_of += f", times a prior for {side} (weight {self.intensity_prior:g})"
+        if self.hyperintensity_percentile:
+            made_of += (
+                f", only where the scan is above percentile {self.hyperintensity_percentile:g} of "
+                "its brain"
+            )
+        return made_of
+
     @field_validator("median")
     @classmethod
     def _odd(cls, width: int) -> int:
@@ -107,10 +136,7 @@ def score_map(
     """
     voxels = np.asarray(image, dtype=np.float32)
     inside = as_mask(mask, voxels.shape[1:])
-    scores = np.where(inside, _evidence(voxels, outputs, scoring.evidence), np.float32(0))
-    if not np.isfinite(scores).all():
-        msg = f"the method's {scoring.evidence!r} holds values that are not finite"
-        raise InputError(msg, "Check the input for NaN and the model with 'medgen models verify'.")
+    scores = evidence_map(voxels, outputs, inside, scoring)
     intensity = voxels.mean(axis=0)
     if scoring.intensity_prior:
         weight = np.float32(scoring.intensity_prior)
@@ -128,6 +154,30 @@ def score_map(
             raise InputError(msg)
         scores[~eroded(inside, scoring.erosion_mm, spacing_mm)] = 0
     return scores
+
+
+def evidence_map(
+    image: ArrayLike, outputs: Mapping[str, ArrayLike], mask: ArrayLike, scoring: Scoring
+) -> NDArray[np.float32]:
+    """What the method itself says of every voxel, before priors and filters; 0 outside the mask.
+
+    Args:
+        image: As for :func:`score_map`, as are the others.
+        outputs: What the method predicted.
+        mask: Brain mask.
+        scoring: Says which of the outputs is used.
+
+    Raises:
+        InputError: If the evidence is not among the outputs, shapes differ, or values are not
+            finite.
+    """
+    voxels = np.asarray(image, dtype=np.float32)
+    inside = as_mask(mask, voxels.shape[1:])
+    found = np.where(inside, _evidence(voxels, outputs, scoring.evidence), np.float32(0))
+    if not np.isfinite(found).all():
+        msg = f"the method's {scoring.evidence!r} holds values that are not finite"
+        raise InputError(msg, "Check the input for NaN and the model with 'medgen models verify'.")
+    return found
 
 
 def _brightness_of_evidence(

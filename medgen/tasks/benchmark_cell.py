@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from medgen.tasks.benchmark_plan import (
     Contender,
     budget,
 )
+from medgen.tasks.benchmark_runs import RESULT, trained
 from medgen.tasks.detect_files import write_json
 from medgen.tasks.evaluate_synthesis import measure
 from medgen.tasks.image_set import ImageSet
@@ -34,7 +34,7 @@ from medgen.tasks.segmentation import segmentation_dice
 from medgen.training.joint_labels import separate
 from medgen.training.loop import WEIGHTS
 
-RESULT, SAMPLES = "result.json", "samples.npz"
+SAMPLES = "samples.npz"
 # Latents must not be those of another seed or of training.
 LATENT_SEED = 7_919
 # Strength of the deformation of real pairs; see annotated_sets.jittered.
@@ -210,13 +210,8 @@ def train_method(
     device: str,
 ) -> dict[str, Any]:
     """Train with medgen's loop, going on where an earlier call stopped; its ``training.json``."""
-    from medgen.training import TrainingConfig, train
+    from medgen.training import TrainingConfig
 
-    record = folder / "training.json"
-    if record.exists():
-        stored: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        if stored["finished"]:
-            return stored
     steps, minutes = budget(settings, contender)
     kind = "annotated_joint" if contender.joint else "annotated"
     training = TrainingConfig(
@@ -224,10 +219,7 @@ def train_method(
         data={"kind": kind, **_data(dataset, settings)}, batch_size=contender.batch_size,
         schedule="constant", log_every=100, image_every=2500, checkpoint_every=2500,
     )  # fmt: skip
-    resume = (folder / "checkpoint.safetensors").exists()
-    train(training, folder, resume=resume, overwrite=not resume, device=device, progress=False)
-    done: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    return done
+    return trained(training, folder, device)
 
 
 @torch.inference_mode()

@@ -11,13 +11,10 @@ Every method and seed leaves a file of its own, so an interrupted benchmark goes
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +22,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medgen.errors import InputError, MedgenError
 from medgen.metrics.anomaly import bootstrap_interval
 from medgen.run_record import fingerprint, run_record, timed
 from medgen.tasks.benchmark_cell import (
     MIXED,
-    RESULT,
     SAMPLES,
     SYNTHETIC,
     read_pairs,
     run_cell,
 )
 from medgen.tasks.benchmark_plan import BASELINES, REAL, SUITES, BenchmarkSettings, Cell, planned
+from medgen.tasks.benchmark_runs import claim, device_name, in_words, run_all, stored
 from medgen.tasks.detect_files import write_json
-from medgen.tasks.output_folder import cannot_write, refuse_inside
+from medgen.tasks.output_folder import refuse_inside
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
-SETTINGS = "benchmark.json"
-LONGEST_MESSAGE = 300
 OUTPUTS = ("results.json", "table.md", "index.html", "samples.png", "dice.png", "run.json")
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage", "copy_rate", "ms_ssim")
 
@@ -105,11 +99,11 @@ def benchmark(
     FeatureExtractor.load(settings.features)  # an unknown one is better refused now
     pairs = read_pairs(dataset, settings)
     header = {"settings": settings.model_dump(mode="json"), "dataset": fingerprint(dataset)}
-    _claim(output, header, resume)
+    claim(output, header, resume)
     timings: dict[str, float] = {}
     with timed(timings, "cells"):
         failed = _run_all(cells, dataset, output, settings, device, jobs)
-    results = [r for cell in cells if (r := _stored(output / cell.folder)) is not None]
+    results = [r for cell in cells if (r := stored(output / cell.folder)) is not None]
     extractor = next((r["measure"]["extractor"] for r in results if "measure" in r), None)
     command = command_line(settings, methods, seeds, jobs)
     facts = header | {
@@ -152,54 +146,6 @@ def command_line(settings: BenchmarkSettings, methods: Sequence[str], seeds: int
     )
 
 
-def device_name(device: str) -> str:
-    """The device for people: with the name of the card."""
-    if device.startswith("cuda"):
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return device
-
-
-def _claim(output: Path, header: dict[str, Any], resume: bool) -> None:
-    """Make the folder, or see that it holds a run of the same benchmark."""
-    file = output / SETTINGS
-    occupied = output.is_file() or (output.is_dir() and any(output.iterdir()))
-    if not resume and occupied:
-        raise InputError(
-            f"{output} exists already", "Choose another folder, or go on with --resume."
-        )
-    if resume and occupied:
-        try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{output} holds no benchmark to go on with") from error
-        changed = [
-            key
-            for part in header
-            for key in header[part]
-            if stored.get(part, {}).get(key) != header[part][key] and key != "name"
-        ]
-        if changed:
-            raise InputError(
-                f"the benchmark in {output} was begun with another {', '.join(changed)}",
-                "Go on with the same data and settings, or choose another folder.",
-            )
-        return
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(file, header)
-    except OSError as error:
-        raise cannot_write(output, error) from error
-
-
-def _stored(folder: Path) -> dict[str, Any] | None:
-    """The result of a cell, if it is complete."""
-    file = folder / RESULT
-    if not file.exists():
-        return None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
-
-
 def _run_all(
     cells: Sequence[Cell],
     dataset: Path,
@@ -209,37 +155,17 @@ def _run_all(
     jobs: int,
 ) -> dict[str, str]:
     """Run what is not done yet; returns the message of each cell that failed."""
-    left = [cell for cell in cells if _stored(output / cell.folder) is None]
+    left = [cell for cell in cells if stored(output / cell.folder) is None]
     if len(left) < len(cells):
         logger.info("%d of %d cells are done already", len(cells) - len(left), len(cells))
     threads = max(1, torch.get_num_threads() // max(1, min(jobs, len(left))))
     orders = {
-        cell: (str(dataset), str(output / cell.folder), settings, *cell, device, threads)
+        f"{cell.name}-seed{cell.seed}": (
+            str(dataset), str(output / cell.folder), settings, *cell, device, threads
+        )
         for cell in left
-    }
-    failed: dict[str, str] = {}
-
-    def note(cell: Cell, message: str | None) -> None:
-        done = "done" if message is None else f"failed: {message}"
-        logger.info("%s, seed %d: %s", cell.name, cell.seed, done)
-        if message is not None:
-            failed[f"{cell.name}-seed{cell.seed}"] = message
-
-    if jobs <= 1:
-        for cell, order in orders.items():
-            note(cell, _work(order))
-        return failed
-    # Fresh processes: CUDA does not survive a fork.
-    with ProcessPoolExecutor(min(jobs, max(1, len(left))), get_context("spawn")) as pool:
-        futures = {pool.submit(_work, order): cell for cell, order in orders.items()}
-        try:
-            for future in as_completed(futures):
-                error = future.exception()
-                note(futures[future], future.result() if error is None else _words(error))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return failed
+    }  # fmt: skip
+    return run_all(orders, _work, jobs)
 
 
 def _work(order: tuple[Any, ...]) -> str | None:
@@ -249,14 +175,8 @@ def _work(order: tuple[Any, ...]) -> str | None:
         run_cell(Path(dataset), Path(folder), settings, name, seed, device=device, threads=threads)
     except Exception as error:
         logger.debug("cell %s-%d", name, seed, exc_info=True)
-        return _words(error)
+        return in_words(error)
     return None
-
-
-def _words(error: BaseException) -> str:
-    """One line; torch lists every weight that does not fit."""
-    words = error.message if isinstance(error, MedgenError) else f"{type(error).__name__}: {error}"
-    return words.splitlines()[0][:LONGEST_MESSAGE]
 
 
 def summarise(results: Sequence[dict[str, Any]], suite: str) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from medgen.volume import Volume
 
 if TYPE_CHECKING:
     from medgen.inference import Predicts
-    from medgen.scoring import Finding
+    from medgen.scoring import Explanation, Finding
 
 DEFAULT_MODEL = "brain-mr"
 
@@ -43,12 +43,14 @@ class Detection:
         findings: Connected regions above the threshold, the highest peak first.
         score: Scan score; larger is more abnormal.
         p_value: Part of healthy scans that score this high or higher (conformal), 0..1; None if
-            the model was not calibrated, or the scan is a single slice: calibrations are made on
-            3-D scans, and a slice's score is another quantity.
+            the model was not calibrated, or on volumes and the scan is a slice (or the other way
+            round), whose score is another quantity.
         threshold: Map value above which a voxel counts.
         threshold_meaning: What that value stands for.
         model: The manifest of the model.
         model_sha256: Hash that identifies the model and all its files.
+        explanations: Of each finding, what drove it.
+        evidence: What the map is made of, in words.
         notes: What was found and done on the way, for people.
         fallbacks: What could not be done as wished, and what was done instead.
         timings: Seconds of each step.
@@ -69,6 +71,8 @@ class Detection:
     threshold_meaning: str
     model: Manifest
     model_sha256: str
+    explanations: tuple[Explanation, ...] = ()
+    evidence: str = ""
     notes: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
@@ -173,7 +177,7 @@ def detect_anomalies(
     def run(on: str) -> ScanMaps:
         return run_model(
             package, volume, method=method, device=on, max_memory_gb=limit - need,
-            progress=progress, timings=timings,
+            explain=True, progress=progress, timings=timings,
         )  # fmt: skip
 
     result, where, fallbacks = on_device(run, where, device)
@@ -219,20 +223,26 @@ def _detection(
     threshold: float | None,
 ) -> Detection:
     """Look for connected findings and say what the scan score means."""
-    from medgen.scoring import find
+    from medgen.scoring import explain, find_regions
 
     level, meaning = _threshold(package, threshold, volume.spatial_dims)
-    mask, findings = find(
+    labels, findings = find_regions(
         result.map, volume.geometry, level, result.brain_mask, package.scoring.minimum_volume_mm3
     )
-    calibration = package.calibration if volume.spatial_dims == 3 else None
+    calibration = package.calibration
+    if calibration is not None and calibration.spatial_dims != volume.spatial_dims:
+        calibration = None
     restored = result.restored
     if restored is not None:
         restored = in_scan_units(restored, volume.voxels[0], result.map, result.brain_mask)
+    explanations = explain(
+        findings, labels, result.map, result.brain_mask, volume.voxels.mean(axis=0),
+        evidence=package.scoring.evidence, evidence_scores=result.evidence, restored=restored,
+    )  # fmt: skip
     return Detection(
         volume=volume,
         map=result.map,
-        mask=mask,
+        mask=labels > 0,
         restored=restored,
         brain_mask=result.brain_mask,
         findings=findings,
@@ -242,6 +252,8 @@ def _detection(
         threshold_meaning=meaning,
         model=package.manifest,
         model_sha256=package.sha256,
+        explanations=tuple(explanations),
+        evidence=package.scoring.in_words,
         notes=result.notes,
     )
 
@@ -254,7 +266,9 @@ def _threshold(package: ModelPackage, chosen: float | None, dims: int) -> tuple[
     if calibration is None:
         meaning = "the model's default; it was not calibrated, so no error rate is known for it"
         return package.manifest.default_threshold, meaning
-    if dims == 2:
-        meaning = "calibrated on 3-D scans; no error rate is known for a single slice"
+    if dims != calibration.spatial_dims:
+        kinds = {2: "a single slice", 3: "a 3-D scan"}
+        made_on = {2: "slices", 3: "3-D scans"}[calibration.spatial_dims]
+        meaning = f"calibrated on {made_on}; no error rate is known for {kinds[dims]}"
         return calibration.threshold, meaning
     return calibration.threshold, calibration.threshold_rule

@@ -14,11 +14,12 @@ from medgen.tasks.detect_dicom import dicom_names, write_dicom_outputs
 from medgen.tasks.output_folder import cannot_write
 
 if TYPE_CHECKING:
-    from medgen.scoring import Finding
+    from medgen.scoring import Explanation, Finding
     from medgen.tasks.detect import Detection
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 AXES = "xyz"
+WHY = ("evidence", "evidence_mean", "evidence_share", "difference", "brightness")
 
 
 def output_names(
@@ -120,7 +121,7 @@ def _write(
             jobs.append(submit(names["restored"], detection.restored, "image"))
         jobs.append(submit(names["mask"], detection.mask, "label"))
         write_json(folder / names["findings"], findings_summary(detection))
-        table = findings_table(detection.findings)
+        table = findings_table(detection.findings, detection.explanations)
         (folder / names["findings_table"]).write_text(table, encoding="utf-8")
         if "report" in names:
             _draw(detection, folder, names)
@@ -172,14 +173,27 @@ def findings_summary(detection: Detection) -> dict[str, Any]:
         "threshold": detection.threshold,
         "threshold_meaning": detection.threshold_meaning,
         "model": f"{detection.model.name} {detection.model.version}",
+        "map": detection.evidence,
         "coordinates": "voxel indices from 0; mm are RAS+ (x to the right, y front, z head)",
-        "findings": [asdict(finding) for finding in detection.findings],
+        "findings": [
+            asdict(finding) | _why(detection.explanations, finding.label)
+            for finding in detection.findings
+        ],
         "disclaimer": "Not a medical device. Research use only.",
     }
 
 
-def findings_table(findings: Sequence[Finding]) -> str:
-    """Tab-separated findings, one a line, with units in the column names."""
+def _why(explanations: Sequence[Explanation], label: int) -> dict[str, Any]:
+    """What drove a finding, if that is known."""
+    found = {one.label: asdict(one) for one in explanations}.get(label)
+    return {} if found is None else {"why": {k: v for k, v in found.items() if k != "label"}}
+
+
+def findings_table(findings: Sequence[Finding], explanations: Sequence[Explanation] = ()) -> str:
+    """Tab-separated findings, one a line, with units in the column names.
+
+    What is not known (the difference from a restored scan, of a model that restores none) is empty.
+    """
     dims = len(findings[0].extent_mm) if findings else 3
     columns = [
         "label", "volume_mm3", "peak", "mean",
@@ -187,12 +201,14 @@ def findings_table(findings: Sequence[Finding]) -> str:
         *(f"centroid_voxel_{n}" for n in range(dims)),
         *(f"extent_{n}_mm" for n in range(dims)),
         *(f"slice_{n}" for n in range(dims)),
+        *WHY,
     ]  # fmt: skip
     rows = [
         [
             finding.label, finding.volume_mm3, finding.peak, finding.mean,
             *finding.centroid_mm, *finding.centroid_voxel, *finding.extent_mm,
             *(finding.slice_index[axis] for axis in range(dims)),
+            *(_why(explanations, finding.label).get("why", {}).get(name) for name in WHY),
         ]
         for finding in findings
     ]  # fmt: skip
@@ -200,7 +216,9 @@ def findings_table(findings: Sequence[Finding]) -> str:
     return "".join("\t".join(line) + "\n" for line in lines)
 
 
-def _cell(value: float) -> str:
+def _cell(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 

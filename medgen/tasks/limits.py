@@ -14,9 +14,9 @@ from medgen.volume import Volume
 
 FEWEST_VOXELS = 16
 # Bytes that the whole path holds per voxel of the scan at its peak: the voxels as stored and as
-# float32, the masks, the two maps that come back, and the labelling of findings. Preparation holds
+# float32, the masks, the three maps that come back, and the labels of findings. Preparation holds
 # about as much per voxel of the grid it resamples to.
-BYTES_PER_VOXEL = 40
+BYTES_PER_VOXEL = 48
 # No scanner's field of view is wider than this along each axis of a head or body part.
 LARGEST_EXTENT_MM = 1000.0
 # What Python, torch and MONAI occupy before the first voxel.

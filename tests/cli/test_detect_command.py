@@ -260,3 +260,25 @@ def test_written_maps_open_again(out: Path) -> None:
     volume = medgen.read(out / "sub-01_FLAIR_desc-anomaly_map.nii.gz")
     assert volume.voxels.max() <= 1.0
     write_nifti(out.parent / "copy.nii.gz", volume.voxels[0], volume.geometry, like=volume)
+
+
+def test_two_models_side_by_side(cli: Cli, scan: Path, tmp_path: Path) -> None:
+    words = ("detect-anomalies", scan, "-o", tmp_path / "out", "--no-report")
+    result = cli(*words, "--compare", "tiny-baseline", "tiny-restore")
+    assert result.exit_code == 0, result.output
+    assert "tiny-baseline: scan score" in result.stdout
+    assert "Rank correlation" in result.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "compare.json", "tiny-baseline", "tiny-restore",
+    }  # fmt: skip
+    again = cli(*words, "--compare", "tiny-baseline", "tiny-restore")
+    assert again.exit_code == 2
+    assert "already holds" in again.stderr
+    for more, problem in (
+        (("--compare", "tiny-baseline", "tiny-baseline"), "both models are"),
+        (("--compare", "tiny-baseline", "tiny-restore", "--threshold", 1), "--threshold belongs"),
+    ):
+        refused = cli("detect-anomalies", scan, "-o", tmp_path / "new", *more)
+        assert refused.exit_code == 2
+        assert problem in refused.stderr
+    assert not (tmp_path / "new").exists()

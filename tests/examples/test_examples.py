@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # What each prints before its number.
 LISTED = {
     "baseline_on_a_phantom.py": "average precision",
+    "calibrate_a_site.py": "people with a finding",
     "cohort_of_phantoms.py": "cases done",
     "gan_in_the_plane.py": "modes covered",
     "where_is_it.py": "distance",

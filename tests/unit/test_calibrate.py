@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from scipy import stats
@@ -104,7 +105,7 @@ def test_the_promises_hold_on_new_heads(made: Calibrated, held_out: Path, tmp_pa
     rank = rank_of_limit(CONTROLS, RATE)
     law = stats.betabinom(heads, CONTROLS + 1 - rank, rank)
     assert found.people_with_findings <= law.ppf(0.999)
-    assert law.mean() / heads <= RATE
+    assert law.mean() / heads <= RATE + 1e-9
     # Uniform p-values: the exact test of the whole distribution sees nothing.
     assert found.drift.distance_p > 0.01
     assert found.drift.verdict == "no drift seen"
@@ -255,10 +256,19 @@ def test_whose_a_scan_is(tmp_path: Path) -> None:
     assert people(tmp_path / "b", "^([^_]+)_") == ["p1", "p1", "p2"]
     (tmp_path / "b" / "groups.csv").write_text("file,group\np1_1.png,A\np1_2.png,B\np2_1.png,B\n")
     assert people(tmp_path / "b") == ["A", "B", "B"]
-    for number in (1, 2):
+    for number in (1, 2):  # two studies of one synthetic patient
         write_dicom_series(
             tmp_path / "c" / f"DOE^{number}", phantom(number).image, seed=f"{number}"
         )
     scans = find_scans(tmp_path / "c")
-    assert [scan.person for scan in scans] == ["person 1", "person 2"]
+    assert [scan.person for scan in scans] == ["person 1", "person 1"]
     assert [scan.name for scan in scans] == ["study 1, series 1", "study 2, series 1"]
+    for file in (tmp_path / "c" / "DOE^2").iterdir():
+        header = pydicom.dcmread(file)
+        header.PatientID = "another"
+        header.save_as(file)
+    scans = find_scans(tmp_path / "c")
+    assert [scan.person for scan in scans] == ["person 1", "person 2"]
+    shown = " ".join(f"{scan.name} {scan.person}" for scan in scans)
+    assert "DOE" not in shown
+    assert "another" not in shown

@@ -8,6 +8,7 @@ import torch
 from medgen.errors import InputError
 from medgen.losses import kl_to_standard_normal
 from medgen.methods import build
+from medgen.methods._restoration_by_gradient import restore
 
 SMALL = {"spatial_dims": 2, "features": (4, 8), "latent_channels": 6}
 DENSE = {**SMALL, "latent": "dense", "image_size": (16, 24)}
@@ -82,3 +83,62 @@ def test_extreme_posteriors_stay_finite() -> None:
     torch.nn.init.constant_(method.to_posterior.conv.bias, 1e4)
     ((_, loss, _),) = method.losses({"healthy": torch.rand(2, 1, 16, 24)})
     assert torch.isfinite(loss)
+
+
+def test_restoration_walks_downhill_as_far_as_it_says() -> None:
+    image, goal = torch.rand(2, 1, 5, 6), torch.rand(2, 1, 5, 6)
+
+    def energy(point: torch.Tensor) -> torch.Tensor:
+        return (point - goal).square().sum() / 2
+
+    with torch.inference_mode():
+        found = restore(image.clone(), energy, steps=7, rate=0.2, smoothness=0.0)
+    torch.testing.assert_close(found, goal + 0.8**7 * (image - goal))
+
+
+def test_smoothness_keeps_small_places_and_lets_large_ones_change() -> None:
+    image = torch.zeros(1, 1, 20, 20)
+    image[..., 2:12, 2:12] = 1.0
+    image[..., 16, 16] = 1.0
+
+    def energy(point: torch.Tensor) -> torch.Tensor:
+        return point.square().sum() / 2
+
+    found = restore(image, energy, steps=300, rate=0.02, smoothness=0.3)
+    assert found[..., 5:9, 5:9].max() < 0.4
+    assert found[0, 0, 16, 16] > 0.7
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_restored_images_are_more_probable(reduction: str) -> None:
+    method = make(SMALL, restoration_steps=10, reduction=reduction, restoration_rate=0.05).eval()
+    image = torch.rand(2, 1, 16, 24)
+    with torch.inference_mode():
+        restored = method.predict(image)["restored"]
+        assert method._bound(restored) < method._bound(image)
+    assert method.to_posterior.conv.weight.grad is None
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    method = make(SMALL, gradient_score=True, beta=0.3).double().eval()
+    image = torch.rand(2, 1, 16, 24, dtype=torch.float64)
+    score = method.predict(image)["score"]
+    for place in ((0, 0, 3, 4), (1, 0, 10, 20)):
+        up, down = image.clone(), image.clone()
+        up[place] += 1e-4
+        down[place] -= 1e-4
+        # The bound is a mean over voxels and images; the slope is that of the sum.
+        slope = (method._bound(up) - method._bound(down)) / 2e-4 * image.numel()
+        residual = image[place] - method.decode(method.encode(image)[0])[place]
+        torch.testing.assert_close(score[place], (slope * residual).abs(), rtol=1e-4, atol=1e-8)
+
+
+def test_filling_in_erased_boxes_is_a_share_of_the_loss() -> None:
+    image = torch.rand(2, 1, 16, 24)
+    losses = {}
+    for weight in (0.0, 0.25, 1.0):
+        method = make(SMALL, context_weight=weight).eval()
+        torch.manual_seed(5)
+        _, losses[weight], parts = next(iter(method.losses({"healthy": image})))
+    torch.testing.assert_close(losses[0.25], 0.75 * losses[0.0] + 0.25 * losses[1.0])
+    torch.testing.assert_close(parts["context"], losses[1.0].detach())

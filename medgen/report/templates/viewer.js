@@ -21,23 +21,8 @@
       context, slices.outline(plane, state.cursor[plane.normal], box), toCanvas, colour, 1.4 * ratio);
     if (state.outline) outline(OUTLINE);
     if (state.outline && state.selected !== null) outline(SELECTED, data.findings[state.selected].box);
-    if (state.crosshair) paintCrosshair(view, context, place, ratio);
+    if (state.crosshair) drawCrosshair(view, context, place, ratio, state.cursor);
     if (data.anatomical) drawLetters(view, context, ratio);
-  }
-
-  function paintCrosshair({ plane, canvas }, context, place, ratio) {
-    const x = place.left + (state.cursor[plane.across] + 0.5) * place.x;
-    const y = place.top + (state.cursor[plane.down] + 0.5) * place.y;
-    const gap = 14 * ratio;
-    context.strokeStyle = "rgba(255, 255, 255, 0.35)";
-    context.lineWidth = ratio;
-    context.beginPath();
-    for (const [x0, y0, x1, y1] of [[0, y, x - gap, y], [x + gap, y, canvas.width, y],
-                                    [x, 0, x, y - gap], [x, y + gap, x, canvas.height]]) {
-      context.moveTo(x0, y0);
-      context.lineTo(x1, y1);
-    }
-    context.stroke();
   }
 
   // Above each slider: where along the axis the map is high, and where the findings are.

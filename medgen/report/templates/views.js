@@ -6,13 +6,15 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const short = (value) => Number(value.toPrecision(3)).toString();
 const press = (button, on) => button.setAttribute("aria-pressed", on);
 
-function findViews(data) {
-  return all("[data-view]").map((figure) => ({
+function findView(figure, data) {
+  return {
     figure, plane: data.planes[Number(figure.dataset.view)], canvas: figure.querySelector(".slice"),
     buffer: document.createElement("canvas"), slider: figure.querySelector("input"),
     text: figure.querySelector("figcaption output"),
-  }));
+  };
 }
+
+const findViews = (data) => all("[data-view]").map((figure) => findView(figure, data));
 
 // Where the slice lies on the canvas, in canvas pixels, at its physical proportions.
 function placement(data, { plane, canvas }) {
@@ -51,6 +53,22 @@ function strokeVoxels(context, voxels, toCanvas, colour, width) {
   context.strokeStyle = colour;
   context.lineWidth = width;
   context.stroke(path);
+}
+
+// Thin lines through the cursor that leave the place itself free.
+function drawCrosshair({ plane, canvas }, context, place, ratio, cursor) {
+  const x = place.left + (cursor[plane.across] + 0.5) * place.x;
+  const y = place.top + (cursor[plane.down] + 0.5) * place.y;
+  const gap = 14 * ratio;
+  context.strokeStyle = "rgba(255, 255, 255, 0.35)";
+  context.lineWidth = ratio;
+  context.beginPath();
+  for (const [x0, y0, x1, y1] of [[0, y, x - gap, y], [x + gap, y, canvas.width, y],
+                                  [x, 0, x, y - gap], [x, y + gap, x, canvas.height]]) {
+    context.moveTo(x0, y0);
+    context.lineTo(x1, y1);
+  }
+  context.stroke();
 }
 
 function drawText(context, ratio, text, x, y, align = "center") {

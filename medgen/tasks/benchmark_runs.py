@@ -1,0 +1,146 @@
+"""Running the cells of a study: each leaves a file, so an interrupted study goes on where it was.
+
+A cell is one method with one seed. Cells run one after the other or in processes of their own, and
+one that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medgen.errors import InputError, MedgenError
+from medgen.tasks.detect_files import write_json
+from medgen.tasks.output_folder import cannot_write
+
+if TYPE_CHECKING:
+    from medgen.training import TrainingConfig
+
+logger = logging.getLogger(__name__)
+
+SETTINGS, RESULT, RUNS = "benchmark.json", "result.json", "runs"
+LONGEST_MESSAGE = 300
+
+Order = TypeVar("Order")
+
+
+def claim(output: Path, header: Mapping[str, Mapping[str, Any]], resume: bool) -> None:
+    """Make a study's folder, or see that it holds a run of the same one.
+
+    Args:
+        output: The folder.
+        header: What must not change between the parts of a study; a ``name`` may.
+        resume: Go on with what is there.
+
+    Raises:
+        InputError: The folder is used, or holds another study.
+    """
+    file = output / SETTINGS
+    occupied = output.is_file() or (output.is_dir() and any(output.iterdir()))
+    if not resume and occupied:
+        raise InputError(
+            f"{output} exists already", "Choose another folder, or go on with --resume."
+        )
+    if resume and occupied:
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{output} holds no benchmark to go on with") from error
+        changed = [
+            key
+            for part in header
+            for key in header[part]
+            if kept.get(part, {}).get(key) != header[part][key] and key != "name"
+        ]
+        if changed:
+            raise InputError(
+                f"the benchmark in {output} was begun with another {', '.join(changed)}",
+                "Go on with the same data and settings, or choose another folder.",
+            )
+        return
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(file, header)
+    except OSError as error:
+        raise cannot_write(output, error) from error
+
+
+def stored(folder: Path) -> dict[str, Any] | None:
+    """The result of a cell, if it is complete."""
+    file = folder / RESULT
+    if not file.exists():
+        return None
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def run_all(
+    orders: Mapping[str, Order], work: Callable[[Order], str | None], jobs: int
+) -> dict[str, str]:
+    """Carry out orders, so many at a time.
+
+    Args:
+        orders: By the name of their cell.
+        work: A function of a module, which returns what went wrong, or None.
+        jobs: Processes; 1 works in this one.
+
+    Returns:
+        The message of each cell that failed.
+    """
+    failed: dict[str, str] = {}
+
+    def note(cell: str, message: str | None) -> None:
+        logger.info("%s: %s", cell, "done" if message is None else f"failed: {message}")
+        if message is not None:
+            failed[cell] = message
+
+    if jobs <= 1:
+        for cell, order in orders.items():
+            note(cell, work(order))
+        return failed
+    # Fresh processes: CUDA does not survive a fork.
+    with ProcessPoolExecutor(min(jobs, max(1, len(orders))), get_context("spawn")) as pool:
+        futures = {pool.submit(work, order): cell for cell, order in orders.items()}
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                note(futures[future], future.result() if error is None else in_words(error))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failed
+
+
+def in_words(error: BaseException) -> str:
+    """One line; torch lists every weight that does not fit."""
+    words = error.message if isinstance(error, MedgenError) else f"{type(error).__name__}: {error}"
+    return words.splitlines()[0][:LONGEST_MESSAGE]
+
+
+def device_name(device: str) -> str:
+    """The device for people: with the name of the card."""
+    if device.startswith("cuda"):
+        import torch
+
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return device
+
+
+def trained(training: TrainingConfig, folder: Path, device: str) -> dict[str, Any]:
+    """Train with medgen's loop, going on where an earlier call stopped; its ``training.json``."""
+    from medgen.training import train
+
+    record = folder / "training.json"
+    if record.exists():
+        kept: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        if kept["finished"]:
+            return kept
+    resume = (folder / "checkpoint.safetensors").exists()
+    train(training, folder, resume=resume, overwrite=not resume, device=device, progress=False)
+    done: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return done

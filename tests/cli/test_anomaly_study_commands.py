@@ -1,0 +1,68 @@
+"""`medgen evaluate anomaly` and `medgen benchmark anomaly` on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+STUDY = """
+name: Two heads
+protocols: [kascenas2022]
+test: {phantoms: {count: 2, shape: [32, 36], spacing_mm: 5.0, lesion_radius_mm: 16.0}}
+preparation: {spacing_mm: 5.0}
+resamples: 100
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_an_evaluation_prints_its_table(cli, study, tmp_path):
+    done = cli("evaluate", "anomaly", study, "-o", tmp_path / "out", "--set",
+               "models=[tiny-baseline]", "--device", "cpu")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "| tiny-baseline | 1 |" in done.stdout
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["command"] == "evaluate anomaly CONFIG -o OUT --seed 0"
+    again = cli("evaluate", "anomaly", study, "-o", tmp_path / "two", "--json", "--device", "cpu")
+    assert again.exit_code == 0, again.stderr
+    assert json.loads(again.stdout)["name"] == "Two heads"
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli, study, tmp_path):
+    out = tmp_path / "out"
+    methods = "methods={dae: {config: {spatial_dims: 2}}, vae: {config: {spatial_dims: 2}}}"
+    done = cli("benchmark", "anomaly", study, "-o", out, "--set", methods, "--methods", "dae",
+               "--seeds", 2, "--minutes-per-method", 1, "--dry-run")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["cells"][-2:] == ["dae-seed0", "dae-seed1"]
+    assert plan["cases"]["test"] == ["phantom-1000", "phantom-1001"]
+    assert not out.exists()
+
+
+def test_what_cannot_be_is_refused_with_exit_code_2(cli, study, tmp_path):
+    out = tmp_path / "out"
+    with_methods = ("--set", "methods={dae: {}}")
+    for words, message in (
+        (("evaluate", "anomaly", tmp_path / "none.yaml"), "cannot read the study"),
+        (("evaluate", "anomaly", study, *with_methods), "names methods to train: dae"),
+        (("evaluate", "anomaly", study, "--set", "protocols=[behrendt2023]"), "validation set"),
+        (("evaluate", "anomaly", study, "--set", "test.phantoms.normal=2"), "cases are normal"),
+        (("evaluate", "anomaly", study, "--device", "gpu"), "gpu"),
+        (("evaluate", "anomaly", study, "--set", "models=[tiny-base]"), "Did you mean"),
+        (("benchmark", "anomaly", study), "names no methods to train"),
+        (("benchmark", "anomaly", study, *with_methods), "steps"),
+        (("benchmark", "anomaly", study, *with_methods, "--methods", "vae"), "no method 'vae'"),
+        (("benchmark", "anomaly", study, *with_methods, "--steps", 1, "--minutes-per-method", 1),
+         "exclude each other"),
+    ):  # fmt: skip
+        done = cli(*words, "-o", out)
+        assert done.exit_code == 2, (words, done.stdout, done.stderr)
+        assert message in done.stderr, (words, done.stderr)
+        assert not out.exists(), words
