@@ -82,7 +82,7 @@ class Compared:
                 write_files(found, folder / name, report=report, command=command)
             write_json(folder / SUMMARY, self.summary())
             if report:
-                pair = (self.first, self.second)
+                pair: Any = (self.first, self.second)
                 write_pair(pair, self.names, self.agreement, folder / REPORT)
         except OSError as error:
             raise cannot_write(folder, error) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ class DriftReport:
     package: ModelPackage
     skipped: dict[str, str] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
-    inputs: list[Mapping[str, Any]] = field(default_factory=list)
+    inputs: Sequence[Mapping[str, Any]] = ()
     device: str = "cpu"
 
     @property
