@@ -16,6 +16,7 @@ LISTED = {
     "calibrate_a_site.py": "people with a finding",
     "cohort_of_phantoms.py": "cases done",
     "gan_in_the_plane.py": "modes covered",
+    "plane_of_heads.py": "nearest neighbours of the same contrast",
     "where_is_it.py": "distance",
 }
 
