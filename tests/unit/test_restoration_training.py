@@ -43,9 +43,8 @@ ROWS = sorted((CONFIGS.parent / "benchmarks").glob("brain-*.yaml"))
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
 def test_the_rows_of_a_table_learn_from_the_same_data(path: Path) -> None:
-    # The default of inpainting fills volumes, which only one method does in time.
-    defaults = ("benchmarks/brain-inpaint-slices", "brain-super-resolution", "brain-denoise")
-    (name,) = (n for n in defaults if path.stem.startswith(Path(n).name.removesuffix("-slices")))
+    defaults = ("brain-inpaint", "brain-super-resolution", "brain-denoise")
+    (name,) = (name for name in defaults if path.stem.startswith(name))
     row, default = (
         yaml.safe_load(file.read_text(encoding="utf-8"))
         for file in (path, CONFIGS.parent / f"{name}.yaml")
