@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from medgen.errors import InputError
 from medgen.losses import laplace_spread
 
-# So light that the network's effort goes into the image.
-SPREAD_WEIGHT = 0.1
+# So light that only the last layer listens to it: its own weights learn as fast, as the steps of
+# Adam do not depend on the size of a gradient. At 0.1 the features became those that tell how far
+# off the image is, and networks that start near their input, which is nearly right already, never
+# learned to change it.
+SPREAD_WEIGHT = 1e-5
 # Logarithms of the spread that are believed: in units of the image, 0.0003 to 7.
 _LOG_SPREAD = (-8.0, 2.0)
 # An untrained network's: about what interpolation or noise costs.

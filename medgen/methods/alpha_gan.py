@@ -140,7 +140,7 @@ class AlphaGAN(nn.Module):
         copy = self.decode(self.encode(fitted))
         seen = (self.critic.features(fitted), self.critic.features(copy))
         score = distance_map(fitted, copy, seen, self.config.kappa, torch.abs)
-        return {"restored": copy[(..., *inside)], "score": score[(..., *inside)]}
+        return {"restored": copy[..., *inside], "score": score[..., *inside]}
 
 
 def _deceived(verdict: Tensor) -> Tensor:

@@ -141,4 +141,4 @@ class FAnoGAN(nn.Module):
         copy = self.decode(self.encode(fitted))
         seen = (self.critic.features(fitted), self.critic.features(copy))
         score = distance_map(fitted, copy, seen, self.config.kappa, torch.square)
-        return {"restored": copy[(..., *inside)], "score": score[(..., *inside)]}
+        return {"restored": copy[..., *inside], "score": score[..., *inside]}

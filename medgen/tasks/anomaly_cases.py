@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -324,7 +324,7 @@ def _beside(
     return found
 
 
-def refuse_shared(sets: dict[str, Sequence[Case]]) -> None:
+def refuse_shared(sets: Mapping[str, Sequence[Case]]) -> None:
     """Refuse a subject, or an image, that is in two sets.
 
     Raises:

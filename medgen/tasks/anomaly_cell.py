@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -428,19 +428,34 @@ def read_scores(folder: Path, result: dict[str, Any]) -> dict[str, Scores]:
         for number, name in enumerate(result["variants"]):
             rows = result["sets"]["test"][name]
             tallies = {
-                group: Tally(*(arrays[f"{number}/tally/{place}/{key}"]
-                               for key in ("levels", "true", "false", "overlap")),
-                             int(arrays[f"{number}/tally/{place}/lesions"]))
+                group: _read_tally(arrays, f"{number}/tally/{place}")
                 for place, group in enumerate(result["groups"][name])
-            }  # fmt: skip
-            sweeps = []
+            }
+            sweeps: list[LesionSweep] = []
             while (key := f"{number}/sweep/{len(sweeps)}") + "/levels" in arrays:
-                columns = (arrays[f"{key}/{k}"] for k in ("levels", "findings", "voxels",
-                                                          "detected"))  # fmt: skip
-                sweep = Sweep(*columns, complete=bool(arrays[f"{key}/complete"]))
-                sweeps.append(LesionSweep(sweep, arrays[f"{key}/volumes"]))
+                sweeps.append(LesionSweep(_read_sweep(arrays, key), arrays[f"{key}/volumes"]))
             found[name] = Scores(rows, tallies, sweeps)
     return found
+
+
+def _read_tally(arrays: Mapping[str, Any], key: str) -> Tally:
+    return Tally(
+        levels=arrays[f"{key}/levels"],
+        true=arrays[f"{key}/true"],
+        false=arrays[f"{key}/false"],
+        overlap=arrays[f"{key}/overlap"],
+        lesions=int(arrays[f"{key}/lesions"]),
+    )
+
+
+def _read_sweep(arrays: Mapping[str, Any], key: str) -> Sweep:
+    return Sweep(
+        levels=arrays[f"{key}/levels"],
+        false_findings=arrays[f"{key}/findings"],
+        false_voxels=arrays[f"{key}/voxels"],
+        detected_at=arrays[f"{key}/detected"],
+        complete=bool(arrays[f"{key}/complete"]),
+    )
 
 
 def read_pictures(folder: Path, result: dict[str, Any]) -> list[dict[str, Any]]:

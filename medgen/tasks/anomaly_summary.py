@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.errors import InputError
-from medgen.metrics.anomaly import Froc, froc_of
+from medgen.metrics.anomaly import Counts, Froc, froc_of
 from medgen.metrics.tally import (
     Resampled,
     Tally,
@@ -151,11 +152,11 @@ def _voxel(
     counts = [one.counts() for one in whole]
     drawn = [resample(tallies, weights) for tallies in per_subject]
     found: dict[str, Any] = {
-        "auprc": _value([defined(lambda c=c: c.average_precision().value) for c in counts],
+        "auprc": _value([defined(partial(_average_precision, c)) for c in counts],
                         _mean(drawn, "average_precision"), "auprc", undefined),
         "auroc": _value([defined(c.auroc) for c in counts], _mean(drawn, "auroc"), "auroc",
                         undefined),
-        "best_dice": _value([defined(lambda c=c: c.best_dice().value) for c in counts],
+        "best_dice": _value([defined(partial(_best_dice, c)) for c in counts],
                             _mean(drawn, "best_dice"), "best_dice", undefined),
         "aupro": _value([defined(one.aupro) for one in whole], None, "aupro", undefined),
         "prevalence": float(counts[0].true[-1] / max(counts[0].true[-1] + counts[0].false[-1], 1)),
@@ -178,12 +179,22 @@ def _value(
         undefined[name] = why
         return {"value": None, "sd": None, "interval": None}
     values = [value for value, _ in found if value is not None]
-    limits = None if samples is None else interval(samples)
+    limits = None
+    if samples is not None and len(np.unique(samples)) > 1:
+        limits = list(interval(samples))
     return {
         "value": float(np.mean(values)),
         "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "interval": None if limits is None or len(np.unique(samples)) == 1 else list(limits),
+        "interval": limits,
     }
+
+
+def _average_precision(counts: Counts) -> float:
+    return counts.average_precision().value
+
+
+def _best_dice(counts: Counts) -> float:
+    return counts.best_dice().value
 
 
 def _mean(drawn: Sequence[Resampled], name: str) -> Array:
@@ -276,7 +287,7 @@ def _image(
     auroc = _mean(drawn, "auroc")
     found = {
         "auroc": _value([defined(c.auroc) for c in counts], auroc, "image AUROC", undefined),
-        "auprc": _value([defined(lambda c=c: c.average_precision().value) for c in counts],
+        "auprc": _value([defined(partial(_average_precision, c)) for c in counts],
                         _mean(drawn, "average_precision"), "image AUPRC", undefined),
         "prevalence": float(np.mean([case["abnormal"] for case in known])),
         "images": len(known),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,5 +128,5 @@ def _draw(
     write_page(space.places, labels, space.names, names, facts, draft, draft / PAGE)
 
 
-def _pictures(space: LatentSpace, images: Sequence[Any]) -> list[NDArray[np.uint8]]:
+def _pictures(space: LatentSpace, images: Iterable[Any]) -> list[NDArray[np.uint8]]:
     return [space.images.picture(image) for image in images]

@@ -152,7 +152,7 @@ def _looked_at(path: Path, spatial_dims: int) -> tuple[int, int, bool]:
 def _method_settings(name: str, dims: int, channels: int, edge: int) -> dict[str, Any]:
     if name == "contrastive":
         return {"view_size": min(VIEW, edge)}
-    shared = {"spatial_dims": dims, "channels": channels}
+    shared: dict[str, Any] = {"spatial_dims": dims, "channels": channels}
     if name == "vae":
         shared |= {"latent": "dense", "latent_channels": LATENT, "image_size": [edge] * dims}
     return shared

@@ -55,6 +55,8 @@ def sample_picture(config: TrainingConfig, method: Any) -> bytes | None:
         batch = source.validation_batch(number)
         with torch.inference_mode():
             made = network.predict(batch["image"])
+        if config.data.get("task") != "inpaint":  # what lies outside is blank in use
+            made["output"] = made["output"] * batch["mask"]
         rows.append(_row(batch, made, method))
     spreads = np.concatenate([row[-1].ravel() for row in rows])
     white = float(np.percentile(spreads[spreads > 0], 99)) if spreads.any() else 1.0

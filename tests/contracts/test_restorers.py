@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from training_step import step
 
 from medgen.errors import InputError
-from medgen.methods import build, method_class
+from medgen.methods import _restoring, build, method_class
 from medgen.phantoms import brain
 
 EDGE = {2: 32, 3: 16}  # voxels
@@ -269,6 +269,28 @@ def test_prediction_is_repeatable_and_touches_nothing(name: str, dims: int) -> N
         assert torch.equal(output, second[key])
         assert output.untyped_storage().data_ptr() != image.untyped_storage().data_ptr()
         assert torch.allclose(output[1:2], alone[key], atol=1e-5), "depends on the batch"
+
+
+@pytest.mark.parametrize("name", ["inpaint_unet", "srresnet", "rrdb", "dncnn", "residual_unet"])
+def test_the_first_layer_learns_from_the_image_and_not_from_the_spread(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that starts near its input changes little at first, and predicts spreads at once:
+
+    these drowned what the image had to teach, and a denoiser that saw faint noise never began.
+    """
+
+    def gradient(weight: float) -> Tensor:
+        monkeypatch.setattr(_restoring, "SPREAD_WEIGHT", weight)
+        method = make(name, 2)
+        ((_, loss, _),) = method.losses(batch_of(CASES[name].kind, 2))
+        loss.backward()
+        found = next(method.network.parameters()).grad
+        assert found is not None
+        return found
+
+    with_spread, without = gradient(_restoring.SPREAD_WEIGHT), gradient(0.0)
+    assert (with_spread - without).norm() < 0.01 * without.norm()
 
 
 @every
