@@ -128,4 +128,4 @@ class AAE(nn.Module):
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         """``restored`` ``(B, C, *spatial)`` in the image's unit."""
         fitted, inside = self.coder.fitted(image)
-        return {"restored": self.decode(self.encode(fitted))[..., *inside]}
+        return {"restored": self.decode(self.encode(fitted))[(slice(None), slice(None), *inside)]}

@@ -140,7 +140,10 @@ class AlphaGAN(nn.Module):
         copy = self.decode(self.encode(fitted))
         seen = (self.critic.features(fitted), self.critic.features(copy))
         score = distance_map(fitted, copy, seen, self.config.kappa, torch.abs)
-        return {"restored": copy[..., *inside], "score": score[..., *inside]}
+        return {
+            "restored": copy[(slice(None), slice(None), *inside)],
+            "score": score[(slice(None), slice(None), *inside)],
+        }
 
 
 def _deceived(verdict: Tensor) -> Tensor:

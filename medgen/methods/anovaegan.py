@@ -113,4 +113,6 @@ class AnoVAEGAN(nn.Module):
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         """``restored`` ``(B, C, *spatial)`` in the image's unit, decoded from the mean."""
         fitted, inside = self.coder.fitted(image)
-        return {"restored": self.decode(self.encode(fitted)[0])[..., *inside]}
+        return {
+            "restored": self.decode(self.encode(fitted)[0])[(slice(None), slice(None), *inside)]
+        }

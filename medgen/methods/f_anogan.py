@@ -141,4 +141,7 @@ class FAnoGAN(nn.Module):
         copy = self.decode(self.encode(fitted))
         seen = (self.critic.features(fitted), self.critic.features(copy))
         score = distance_map(fitted, copy, seen, self.config.kappa, torch.square)
-        return {"restored": copy[..., *inside], "score": score[..., *inside]}
+        return {
+            "restored": copy[(slice(None), slice(None), *inside)],
+            "score": score[(slice(None), slice(None), *inside)],
+        }

@@ -181,11 +181,11 @@ def _value(
     values = [value for value, _ in found if value is not None]
     limits = None
     if samples is not None and len(np.unique(samples)) > 1:
-        limits = list(interval(samples))
+        limits = interval(samples)
     return {
         "value": float(np.mean(values)),
         "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "interval": limits,
+        "interval": None if limits is None else list(limits),
     }
 
 
