@@ -72,6 +72,7 @@ def sweep(
     values = np.asarray(scores, dtype=np.float64)
     inside = as_mask(mask, values.shape)
     truth = np.zeros(values.shape, dtype=np.int64) if lesions is None else np.asarray(lesions)
+    lesion_count = int(truth.max(initial=0))  # also those that the mask leaves out
     box = bounding_box(inside) if inside.any() else (slice(0),) * inside.ndim
     # A rim of one voxel keeps every neighbour inside the array.
     values, inside, truth = (np.pad(part[box], 1) for part in (values, inside, truth))
@@ -80,7 +81,7 @@ def sweep(
     levels = values.ravel()[voxels]
     last_of_level = np.append(levels[1:] != levels[:-1], True) if levels.size else levels
 
-    forest = _Forest(values.shape, minimum_voxels, int(truth.max(initial=0)))
+    forest = _Forest(values.shape, minimum_voxels, lesion_count)
     counts: list[tuple[float, int, int]] = []
     for start in range(0, len(voxels), CHUNK):
         part = slice(start, start + CHUNK)

@@ -154,6 +154,17 @@ def test_size_strata_part_all_lesions():
     assert np.isnan(strata[1e6, np.inf][0])
 
 
+def test_a_lesion_that_the_mask_leaves_out_is_missed():
+    scores, truth, mask = np.zeros((3, 6, 6, 6))
+    truth[1, 1, 1] = truth[4:, 4, 4] = 1  # the second, with the highest label, is outside
+    mask[:3, :3, :3] = 1
+    scores[1, 1, 1] = 1
+    curve = metrics.froc([metrics.ScoredScan(scores, truth, mask > 0, 1.0)])
+    assert curve.detected_at.tolist() == [1, -np.inf]
+    assert curve.lesion_volumes_mm3.tolist() == [1, 2]
+    assert curve.sensitivity_at(1.0, (1.5, 3.0)) == 0
+
+
 def test_froc_without_a_lesion_is_an_error():
     scan = random_scan(0)
     healthy = metrics.ScoredScan(scan.scores, np.zeros(scan.truth.shape), scan.mask, 1.0)
