@@ -19,7 +19,7 @@ from medgen.volume import Volume
 
 HERE = Path(__file__).parent
 SAMPLES = HERE.parent / "sample_data"
-SLICE = 68  # axial, through the ventricles' roof and the planted lesion's lower part
+SLICE = 77  # axial, through the middle of the planted lesion
 NOISE = 0.12  # of the brightest value
 THICK = 4  # how many voxels of 1.5 mm a thick coronal slice takes
 TILE = 240  # pixels; the height follows
@@ -57,7 +57,8 @@ def pairs() -> list[tuple[str, Plane, Plane]]:
     """Caption, input and result of each command."""
     healthy = medgen.read(SAMPLES / "icbm152_t1.nii.gz")
     sick = SAMPLES / "icbm152_t1_lesion.nii.gz"
-    filled = medgen.inpaint(sick, mask=SAMPLES / "icbm152_lesion_mask.nii.gz", device="cpu")
+    mask = SAMPLES / "icbm152_lesion_mask.nii.gz"
+    filled = medgen.inpaint(sick, mask=mask, grow_mm=3.0, device="cpu")
     quiet = medgen.denoise(noisy(healthy), device="cpu")
     coarse, _ = thick(healthy)
     fine = medgen.super_resolve(coarse, spacing_mm=1.5, device="cpu")
@@ -83,7 +84,7 @@ def main() -> None:
     """Draw the picture."""
     columns = []
     for caption, before, after in pairs():
-        own = after if caption.startswith("translate") else before
+        own = after if caption.startswith(("translate", "denoise")) else before
         columns.append((caption, tile(before, before), tile(after, own)))
     height = min(picture.height for _, *both in columns for picture in both)
     sheet = Image.new("RGB", (TILE * len(columns), 2 * height + 24), BACKGROUND)
