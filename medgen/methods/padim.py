@@ -13,7 +13,7 @@ at the same place of the field of view; or they share one, which takes images of
 Anomaly Detection", ICPR 2020, for whole images).
 
 There is no gradient and no optimiser: a training step updates both moments exactly (Chan et al.
-1979). In 3-D the network sees axial slices, and the grid has a third axis. Three channels are seen
+1979). Of ``S`` the Cholesky factor is kept, of which any rounding still gives a covariance. In 3-D the network sees axial slices, and the grid has a third axis. Three channels are seen
 in colour; otherwise each is seen by itself, in grey.
 
 ``score`` is the distance divided by the square root of the number of features: about 1 where an
@@ -39,6 +39,8 @@ from medgen.networks.features import COLOUR, FrozenFeatures
 STRIDE = 4  # voxels between the places that share a Gaussian
 # Numbers in all covariances together: 256 MB in float32.
 LARGEST = 2**26
+# Added to variances before they are factored: a part of the mean one, and a number above 0.
+ROUNDING, TINY = 1e-6, 1e-12
 
 
 class PaDiMConfig(Config):
@@ -84,7 +86,7 @@ class PaDiM(nn.Module):
     input_slices = 1
     chosen: Tensor
     mean: Tensor
-    covariance: Tensor
+    factor: Tensor
     count: Tensor
 
     def __init__(self, config: PaDiMConfig) -> None:
@@ -109,7 +111,7 @@ class PaDiM(nn.Module):
         order = torch.randperm(total, generator=Generator().manual_seed(config.seed))
         self.register_buffer("chosen", order[:kept].sort().values)
         self.register_buffer("mean", torch.zeros(places, kept))
-        self.register_buffer("covariance", torch.zeros(places, kept, kept))
+        self.register_buffer("factor", torch.zeros(places, kept, kept))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def begin(self) -> None:
@@ -148,7 +150,11 @@ class PaDiM(nn.Module):
         spread = centred @ centred.transpose(1, 2) / new
         shift = mean - self.mean
         between = (1 - part) * part * shift[:, :, None] * shift[:, None, :]
-        self.covariance.copy_((1 - part) * self.covariance + part * spread + between)
+        covariance = (1 - part) * self._covariance() + part * spread + between
+        # What does not vary at all, such as the background, has no Cholesky factor.
+        least = ROUNDING * covariance.diagonal(dim1=1, dim2=2).mean() + TINY
+        unit = torch.eye(self.config.dimensions, device=covariance.device)
+        self.factor.copy_(torch.linalg.cholesky(covariance + least * unit))
         self.mean.copy_(self.mean + part * shift)
         self.count.copy_(total)
 
@@ -191,11 +197,22 @@ class PaDiM(nn.Module):
             return [self.config.grid] * self.spatial_dims
         return [math.ceil(size[0] / STRIDE), math.ceil(size[1] / STRIDE), *size[2:]]
 
+    @property
+    def covariance(self) -> Tensor:
+        """Covariances ``(places, dimensions, dimensions)``."""
+        return self._covariance().float()
+
+    def _covariance(self) -> Tensor:
+        """In float64. Of a factor rounded for a package it is a covariance all the same."""
+        factor = self.factor.double()
+        return factor @ factor.transpose(1, 2)
+
     def _regular(self) -> Tensor:
         """Covariances that can be inverted; the identity as long as there are none."""
-        unit = torch.eye(self.config.dimensions, device=self.covariance.device)
-        variance = self.covariance.diagonal(dim1=1, dim2=2).mean()
-        regular = self.covariance + self.config.shrinkage * variance * unit
+        covariance = self.covariance
+        unit = torch.eye(self.config.dimensions, device=covariance.device)
+        variance = covariance.diagonal(dim1=1, dim2=2).mean()
+        regular = covariance + self.config.shrinkage * variance * unit
         return torch.where(variance > 0, regular, unit)
 
 

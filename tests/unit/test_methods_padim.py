@@ -168,3 +168,17 @@ def test_a_changed_or_missing_extractor_is_refused(tmp_path: Path) -> None:
 def test_wrong_settings_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make(**change)
+
+
+def test_rounding_for_a_package_leaves_densities() -> None:
+    """Features that hardly vary, and some that depend on others, beside some that vary a lot."""
+    from medgen.package.weights import rounded
+
+    method, image = make(), torch.rand(1, 1, 16, 16)
+    vectors = torch.randn(200, 16, 5, generator=torch.Generator().manual_seed(2))
+    vectors[..., 1] = vectors[..., 0] + 1e-3 * vectors[..., 1]
+    vectors[..., 3] = 0.0
+    method.update(vectors * torch.tensor([30.0, 30.0, 1e-3, 1.0, 1e-3]))
+    before = method.predict(image)["score"]
+    method.load_state_dict({name: rounded(value) for name, value in method.state_dict().items()})
+    torch.testing.assert_close(method.predict(image)["score"], before, rtol=0.05, atol=0.01)
