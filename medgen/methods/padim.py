@@ -13,8 +13,9 @@ at the same place of the field of view; or they share one, which takes images of
 Anomaly Detection", ICPR 2020, for whole images).
 
 There is no gradient and no optimiser: a training step updates both moments exactly (Chan et al.
-1979). Of ``S`` the Cholesky factor is kept, of which any rounding still gives a covariance. In 3-D the network sees axial slices, and the grid has a third axis. Three channels are seen
-in colour; otherwise each is seen by itself, in grey.
+1979). Of ``S`` the Cholesky factor is kept, of which any rounding still gives a covariance. In 3-D
+the network sees axial slices, and the grid has a third axis. Three channels are seen in colour;
+otherwise each is seen by itself, in grey.
 
 ``score`` is the distance divided by the square root of the number of features: about 1 where an
 image is as usual, without an upper bound.
