@@ -151,6 +151,7 @@ class Normals:
         facts: What the set is made of; groups only as hashes.
         training: Scans to train on.
         held_out: Scans of groups that are never trained on; without any, the former stand in.
+        held_out_files: Their files and groups; empty if none are held out.
 
     Raises:
         InputError: The set is empty, damaged or mixed, too small to split, or does not fit
@@ -163,6 +164,7 @@ class Normals:
     def __init__(self, config: NormalsConfig) -> None:
         self.config = config
         train, held_out, self.facts = _split_normals(config)
+        self.held_out_files = held_out
         self.training = [_read(item.path, config) for item in train]
         self.held_out = [_read(item.path, config) for item in held_out] or self.training
         every = dict(zip([*train, *held_out], [*self.training, *self.held_out], strict=False))

@@ -1,24 +1,45 @@
-"""Package a detector: how its network is used, calibrated on healthy scans it never saw."""
+"""Package a detector: how its network is used, calibrated on healthy scans it never saw.
+
+They are drawn from the label maps that were held out of training, or, of a network that learned
+from real normal images, the images of the groups that were held out.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from medgen.config import Config
 from medgen.errors import InputError
 from medgen.manifest import Contract, TrainingData
 from medgen.package import ModelPackage, run_model, save_package
-from medgen.tasks.pack_recipe import Recipe, Run, data_table, metrics_table
+from medgen.tasks.pack_recipe import (
+    Recipe,
+    Run,
+    data_table,
+    metrics_table,
+    training_section,
+    with_facts,
+)
+
+if TYPE_CHECKING:
+    from medgen.normal_sets import Normals
+    from medgen.scoring import Calibration
+    from medgen.volume import Volume
 
 
 class CalibrationRecipe(Config):
-    """Which healthy scans, and how many false findings they may show."""
+    """Which healthy scans, and how many false findings they may show.
+
+    Of real normal images all that were held out are used, whatever ``scans`` and ``contrasts`` say.
+    """
 
     scans: int = Field(30, ge=2, description="healthy scans to draw, from held-out subjects")
     contrasts: tuple[Literal["t1", "t2", "flair", "random"], ...] = ("t1", "t2", "flair")
@@ -52,20 +73,20 @@ def pack_detector(
     """
     import torch
 
-    from medgen.phantoms import brain
     from medgen.training.batches import build_source
 
     source: Any = build_source(run.config, run.method)
-    _same_preparation(recipe, source)
+    reference = _Reference.of(source, recipe, run.config.data)
+    _same_preparation(recipe, reference.preparation)
     described: dict[str, Any] = {
         **recipe.described(),
         "contract": recipe.contract,
         "preparation": recipe.preparation,
         "inference": recipe.inference,
         "scoring": {**recipe.scoring, "minimum_volume_mm3": recipe.calibration.minimum_volume_mm3},
-        "training_data": _with_hashed_ids(recipe.training_data, run.config.data),
+        "training_data": reference.training_data,
     }
-    golden = brain((24, 28, 20), spacing_mm=6.0, contrast="flair", lesion_radius_mm=15.0).image
+    golden = _golden(recipe.contract)
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         draft = save_package(
             Path(folder) / recipe.name,
@@ -75,11 +96,11 @@ def pack_detector(
             half_precision=True,
             **described,
         )
-        calibration = _calibrate(draft, run.method, source, recipe.calibration, progress)
+        calibration = _calibrate(draft, run.method, reference, recipe.calibration, progress)
     return save_package(
         output,
         run.method,
-        card=_card(recipe, run.record, calibration),
+        card=_card(recipe, run.record, calibration, reference.origin),
         golden=golden,
         calibration=calibration,
         half_precision=True,
@@ -88,18 +109,118 @@ def pack_detector(
     )
 
 
-def _same_preparation(recipe: DetectionRecipe, source: Any) -> None:
+def _golden(contract: Contract) -> Volume:
+    """A phantom that the model takes; as a picture, its values are those of 8 bits."""
+    from medgen.phantoms import brain
+    from medgen.volume import Volume
+
+    if 3 in contract.spatial_dims:
+        return brain((24, 28, 20), spacing_mm=6.0, contrast="flair", lesion_radius_mm=15.0).image
+    slice_ = brain((64, 64), spacing_mm=3.0, contrast="flair", lesion_radius_mm=15.0).image
+    scale = 255 / float(slice_.voxels.max())
+    voxels = np.repeat((slice_.voxels * scale).round(), contract.channels, axis=0)
+    return Volume(voxels.astype(np.float32), slice_.geometry, slice_.provenance)
+
+
+class _Healthy(NamedTuple):
+    """A healthy scan: whose it is, and its mask if that is known."""
+
+    subject: str
+    scan: Volume
+    mask: NDArray[np.bool_] | None
+
+
+class _Reference(NamedTuple):
+    """The healthy scans that a detector is calibrated on.
+
+    Attributes:
+        scans: One after the other.
+        total: How many.
+        drawn: They were simulated, not acquired.
+        origin: What the card says of them.
+        preparation: What the network was trained on, as far as a recipe can say otherwise.
+        training_data: With a hash for every subject trained on, so that leakage can be seen.
+    """
+
+    scans: Iterator[_Healthy]
+    total: int
+    drawn: bool
+    origin: str
+    preparation: dict[str, Any]
+    training_data: tuple[TrainingData, ...]
+
+    @classmethod
+    def of(cls, source: Any, recipe: DetectionRecipe, data: dict[str, Any]) -> _Reference:
+        """The reference of a network that learned from this source.
+
+        Raises:
+            InputError: No real normal images were held out.
+        """
+        from medgen.anatomy import PERCENTILES
+        from medgen.normal_sets import Normals
+
+        first, *others = recipe.training_data or (None,)
+        if not isinstance(source, Normals):
+            lower, upper = (100 * part for part in PERCENTILES)
+            return cls(
+                _drawn(source, recipe.calibration),
+                recipe.calibration.scans,
+                drawn=True,
+                origin="drawn from the label maps that were held out of training",
+                preparation={
+                    "spacing_mm": source.config.spacing_mm,
+                    "normalisation": "percentile",
+                    "lower": lower,
+                    "upper": upper,
+                },
+                training_data=_with_hashed_ids(recipe.training_data, data),
+            )
+        if not source.held_out_files:
+            raise InputError(
+                "no normal images were held out of training, so none can calibrate the model",
+                "Train with data.validation_fraction above 0.",
+            )
+        return cls(
+            _read(source),
+            len(source.held_out_files),
+            drawn=False,
+            origin="real ones, of the groups that were held out of training",
+            preparation=source.config.preparation.model_dump(),
+            training_data=(with_facts(first, source.facts), *others) if first else (),
+        )
+
+
+def _drawn(source: Any, recipe: CalibrationRecipe) -> Iterator[_Healthy]:
+    """Scans that take the held-out subjects in turn; a full turn later, the next contrast."""
+    from medgen.volume import Volume
+
+    for number in range(recipe.scans):
+        turn, subject = divmod(number, len(source.validation_subjects))
+        contrast = recipe.contrasts[turn % len(recipe.contrasts)]
+        image, affine = source.healthy_scan(number, contrast)
+        yield _Healthy(str(subject), Volume.from_array(image, affine), image > 0)
+
+
+def _read(source: Normals) -> Iterator[_Healthy]:
+    """Real normal images of groups that were held out."""
+    from medgen import io
+
+    for item in source.held_out_files:
+        yield _Healthy(item.group, io.read(item.path), None)
+
+
+def _same_preparation(recipe: DetectionRecipe, trained: dict[str, Any]) -> None:
     """Refuse a recipe that would show the network other images than it was trained on."""
-    from medgen.anatomy import PERCENTILES
     from medgen.preparation import Preparation
 
-    used = Preparation.model_validate(recipe.preparation)
-    trained = (source.config.spacing_mm, "percentile", *(100 * part for part in PERCENTILES))
-    asked = (used.spacing_mm, used.normalisation, used.lower, used.upper)
+    used = Preparation.model_validate(recipe.preparation).model_dump()
+    asked = {name: used[name] for name in trained}
     if asked != trained:
+        names = [name for name in trained if asked[name] != trained[name]]
         msg = (
-            "the recipe's preparation (spacing_mm, normalisation, lower, upper) is "
-            f"{asked}, but the network was trained on {trained}"
+            f"the recipe's preparation ({', '.join(names)}) is "
+            f"{tuple(asked[name] for name in names)}, but the network was trained on "
+            f"{tuple(trained[name] for name in names)}"
         )
         raise InputError(msg, "Make them equal: training and use must not differ.")
 
@@ -124,41 +245,36 @@ def _with_hashed_ids(
 def _calibrate(
     package: ModelPackage,
     method: Any,
-    source: Any,
+    reference: _Reference,
     recipe: CalibrationRecipe,
     progress: Callable[[int, int], None] | None,
-) -> Any:
+) -> Calibration:
     """The calibration on healthy scans of held-out subjects."""
     from medgen.scoring import Calibration
-    from medgen.volume import Volume
 
-    normals, subjects = [], []
-    for number in range(recipe.scans):
-        # Scans take the held-out subjects in turn; a full turn later, the next contrast.
-        turn, subject = divmod(number, len(source.validation_subjects))
-        contrast = recipe.contrasts[turn % len(recipe.contrasts)]
-        image, affine = source.healthy_scan(number, contrast)
-        subjects.append(str(subject))
-        scan = Volume.from_array(image, affine)
-        result = run_model(package, scan, method=method, brain_mask=image > 0)
+    normals, subjects, dims = [], [], set()
+    for number, (subject, scan, mask) in enumerate(reference.scans, 1):
+        result = run_model(package, scan, method=method, brain_mask=mask)
         normals.append((result.map, result.brain_mask, scan.geometry.voxel_volume_mm3))
+        subjects.append(subject)
+        dims.add(scan.spatial_dims)
         if progress is not None:
-            progress(number + 1, recipe.scans)
+            progress(number, reference.total)
+    if len(dims) > 1:
+        msg = "some of the held-out normal images are slices and some are volumes"
+        raise InputError(msg, "Their scores are different quantities: train on one kind.")
     return Calibration.from_normals(
         normals,
         recipe.target_false_findings_per_scan,
         recipe.minimum_volume_mm3,
         subjects=subjects,
-    ).model_copy(update={"drawn": True})
+    ).model_copy(update={"drawn": reference.drawn, "spatial_dims": dims.pop()})
 
 
-def _card(recipe: DetectionRecipe, record: dict[str, Any], calibration: Any) -> str:
+def _card(
+    recipe: DetectionRecipe, record: dict[str, Any], calibration: Calibration, origin: str
+) -> str:
     """The model card."""
-    last = ", ".join(
-        f"{name.removeprefix('validation/')} {value:.4g}"
-        for name, value in record["metrics"].items()
-        if name.startswith("validation/")
-    )
     return f"""# {recipe.name} {recipe.version}
 
 {recipe.summary}
@@ -173,12 +289,7 @@ def _card(recipe: DetectionRecipe, record: dict[str, Any], calibration: Any) -> 
 
 ## Training
 
-Method `{record["config"]["method"]}`, {record["parameters"]:,} parameters, {record["step"]:,} steps
-of {record["config"]["batch_size"]} images in {record["seconds"] / 60:.0f} minutes on
-{record["device"]} ({record["threads"]} threads), seed {record["seed"]}. On images drawn from the
-held-out subjects at the end: {last}. The configuration is `{recipe.training_config}`; the network
-took {record["metrics"]["network_images_per_s"]:.0f} images a second at the end, while the generator
-can draw {record["metrics"]["generator_images_per_s"]:.0f}.
+{training_section(recipe, record)}
 
 {data_table(recipe)}
 
@@ -186,7 +297,7 @@ can draw {record["metrics"]["generator_images_per_s"]:.0f}.
 
 {calibration.threshold_rule}
 
-The normal scans are drawn from the label maps that were held out of training.
+The normal scans are {origin}.
 
 ## Measured on real scans
 

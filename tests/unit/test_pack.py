@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import medgen
 from medgen.errors import InputError
 from medgen.package import load_package, run_model, verify_package
 from medgen.phantoms import brain
@@ -123,3 +126,74 @@ def test_a_wrong_recipe_is_refused(tmp_path: Path) -> None:
     path.write_text(RECIPE + "colour: blue\n")
     with pytest.raises(InputError, match="colour"):
         read_recipe(path)
+
+
+PICTURES = """
+name: pictures
+version: 0.1.0
+summary: A tiny network for pictures.
+intended_use: Tests.
+limitations: It has learnt nothing.
+training_config: configs/pictures.yaml
+contract: {spatial_dims: [2], channels: 3, modalities: [SM], body_part: COLON, value_range: [0, 1]}
+preparation:
+  {spacing_mm: null, longest_side: 32, brain: none, margin_mm: 0, normalisation: eight_bits}
+inference: {mode: 2d}
+scoring: {evidence: residual_absolute}
+training_data: [{name: noise, licence: CC0, cases: 1}]
+"""
+
+
+def _noise_set(folder: Path) -> None:
+    """Twelve pictures of six people."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        pixels = generator.integers(60, 200, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"p{number // 2}_{number}.png")
+
+
+def test_pictures_are_calibrated_on_people_who_were_held_out(tmp_path: Path) -> None:
+    from medgen.io import read
+    from medgen.training import train
+    from medgen.training.config import TrainingConfig
+
+    images, recipe_file = tmp_path / "images", tmp_path / "pictures.yaml"
+    images.mkdir()
+    _noise_set(images)
+    recipe_file.write_text(PICTURES)
+    recipe = read_recipe(recipe_file)
+    config = TrainingConfig(
+        name="pictures",
+        method="autoencoder",
+        config={"spatial_dims": 2, "channels": 3, "features": [4, 8], "latent_channels": 4},
+        data={
+            "kind": "normals",
+            "folder": str(images),
+            "group_pattern": "^(p[0-9])_",
+            "validation_fraction": 0.5,
+            "size": [32, 32],
+            "preparation": recipe.preparation,
+        },
+        steps=2,
+        batch_size=4,
+    )
+    train(config, tmp_path / "run", progress=False)
+    package = pack(tmp_path / "run", recipe, tmp_path / "pictures")
+    assert verify_package(package) < 1e-4
+    assert package.calibration is not None
+    assert package.calibration.spatial_dims == 2
+    assert not package.calibration.drawn
+    assert package.calibration.subjects == 3
+    known = set(package.manifest.training_data[0].hashed_ids)
+    trained = {n for n in range(6) if hashlib.sha256(f"p{n}".encode()).hexdigest() in known}
+    assert len(trained) == 3
+    assert "held out of training" in (package.folder / "CARD.md").read_text()
+    detection = medgen.detect_anomalies(images / "p0_0.png", model=package, device="cpu")
+    assert detection.p_value is not None
+    assert detection.map.shape == read(images / "p0_0.png").geometry.shape
+
+    other = recipe.model_copy(update={"preparation": {**recipe.preparation, "longest_side": 64}})
+    with pytest.raises(InputError, match="longest_side"):
+        pack(tmp_path / "run", other, tmp_path / "other")
