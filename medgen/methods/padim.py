@@ -151,7 +151,8 @@ class PaDiM(nn.Module):
         spread = centred @ centred.transpose(1, 2) / new
         shift = mean - self.mean
         between = (1 - part) * part * shift[:, :, None] * shift[:, None, :]
-        covariance = (1 - part) * self._covariance() + part * spread + between
+        factor = self.factor.double()
+        covariance = (1 - part) * factor @ factor.transpose(1, 2) + part * spread + between
         # What does not vary at all, such as the background, has no Cholesky factor.
         least = ROUNDING * covariance.diagonal(dim1=1, dim2=2).mean() + TINY
         unit = torch.eye(self.config.dimensions, device=covariance.device)
@@ -200,13 +201,8 @@ class PaDiM(nn.Module):
 
     @property
     def covariance(self) -> Tensor:
-        """Covariances ``(places, dimensions, dimensions)``."""
-        return self._covariance().float()
-
-    def _covariance(self) -> Tensor:
-        """In float64. Of a factor rounded for a package it is a covariance all the same."""
-        factor = self.factor.double()
-        return factor @ factor.transpose(1, 2)
+        """Covariances ``(places, dimensions, dimensions)``, also of a factor that was rounded."""
+        return self.factor @ self.factor.transpose(1, 2)
 
     def _regular(self) -> Tensor:
         """Covariances that can be inverted; the identity as long as there are none."""

@@ -154,11 +154,20 @@ def protocol(wanted: str | Mapping[str, Any]) -> Protocol:
     changes = ", ".join(f"{key} {value}" for key, value in sorted(values.items()))
     base = PROTOCOLS[name].model_dump()
     differs = "; ".join(part for part in (base["differs"], f"changed: {changes}") if part)
-    return validated(Protocol, {**base, **values, "differs": differs}, f"protocol {name}")
+    own = {"name": f"{name}, {changes}", "differs": differs}  # both forms may stand in one study
+    return validated(Protocol, {**base, **values, **own}, f"protocol {name}")
 
 
 def variants(protocols: Sequence[Protocol]) -> list[Variant]:
-    """The protocols, and again without its prior each that has one."""
+    """The protocols, and again without its prior each that has one.
+
+    Raises:
+        InputError: One is named twice.
+    """
+    names = [one.name for one in protocols]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"the protocol {twice!r} is named twice", "Name it once.")
     found = []
     for one in protocols:
         found.append(Variant(one.name, one))

@@ -68,6 +68,10 @@ def test_changes_are_said_and_unknown_names_are_refused():
     changed = protocol({"name": "image_level", "scan_score": "highest"})
     assert changed.scan_score == "highest"
     assert "changed: scan_score highest" in changed.differs
+    both = variants([protocol("image_level"), changed])
+    assert [one.name for one in both] == ["image_level", "image_level, scan_score highest"]
+    with pytest.raises(InputError, match="named twice"):
+        variants([changed, changed])
     assert protocol("kascenas2022") is PROTOCOLS["kascenas2022"]
     with pytest.raises(InputError, match="Did you mean 'baur2021'"):
         protocol("bauer2021")
