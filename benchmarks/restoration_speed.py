@@ -9,8 +9,7 @@ restores it (super-resolution: a scan of thick slices *to* that size). Only ever
 really runs through the network, the others are copied; that changes no peak, as all batches need
 the same. The peak of the process is compared with the estimate that the task printed.
 
-The models are those that ship with medgen or, before there are any, untrained ones of their
-configuration, which take as long.
+The models are those that ship with medgen.
 
     python benchmarks/restoration_speed.py --output benchmarks/results/restoration_speed.md
 """
@@ -32,13 +31,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
-from medgen.errors import PackageError
 from medgen.manifest import RESTORATION_TASKS, Restored
-from medgen.methods import build
-from medgen.package import ModelPackage, load_package, save_package
+from medgen.package import ModelPackage, load_package
 from medgen.phantoms import brain
 from medgen.tasks.denoise import denoise
 from medgen.tasks.inpaint import inpaint
@@ -47,7 +43,8 @@ from medgen.tasks.super_resolve import super_resolve
 from medgen.tasks.translate import translate
 from medgen.volume import Volume
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# The default of `inpaint` has no network.
+MODELS = {**DEFAULT_MODELS, "inpaint": "brain-inpaint"}
 LARGE = (512, 512, 300)
 THICK = 5  # slices of the large result in one of the scan
 EVERY = 300  # one of so many batches runs through the network when memory is measured
@@ -57,31 +54,6 @@ RESULTS = {
     "denoise": "every voxel",
     "translate": "to T2",
 }
-
-
-def model(verb: Restored, folder: Path) -> tuple[ModelPackage, bool]:
-    """The shipped model and True, or an untrained one of its configuration and False."""
-    name = DEFAULT_MODELS[verb]
-    try:
-        return load_package(name), True
-    except PackageError:
-        settings = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-        recipe = yaml.safe_load((CONFIGS / "packages" / f"{name}.yaml").read_text())
-    torch.manual_seed(0)
-    network: Any = build(settings["method"], settings["config"]).eval()
-    targets = ("t1", "t2", "flair") if verb == "translate" else ()
-    channels = network.channels - len(targets)
-    own = verb in ("denoise", "super-resolve")
-    package = save_package(
-        folder / name, network, card="# Untrained\n",
-        golden={"image": np.zeros((channels, 16, 16), np.float32)},
-        name=name, version="0.0.1", task=verb, intended_use="this benchmark",
-        preparation={"spacing_mm": None if own else settings["data"]["spacing_mm"],
-                     "brain": "none", "brightest": None, **recipe.get("preparation", {})},
-        inference={"mode": "2.5d", **recipe["inference"]},
-        contract={"spatial_dims": [2, 3]}, restoration={"targets": targets},
-    )  # fmt: skip
-    return package, False
 
 
 def restore(
@@ -138,9 +110,9 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def speed_row(verb: Restored, size: int, runs: int, folder: Path) -> str:
+def speed_row(verb: Restored, size: int, runs: int) -> str:
     """Processor seconds of the task and of its bare forward passes."""
-    package, shipped = model(verb, folder)
+    package = load_package(MODELS[verb])
     thick = verb == "super-resolve"
     shape = (size, size + size // 8, size // (THICK if thick else 1))
     scan = brain((size, size + size // 8, size), spacing_mm=180 / size, seed=0, contrast="t1").image
@@ -165,8 +137,7 @@ def speed_row(verb: Restored, size: int, runs: int, folder: Path) -> str:
     ratio = statistics.median(whole / least for least, whole in pairs)
     least, whole = (min(pair[k] for pair in pairs) for k in (0, 1))
     size_text = " x ".join(map(str, shape))
-    kind = "shipped" if shipped else "untrained"
-    return f"| {verb} | {size_text} | {kind} | {least:.2f} | {whole:.2f} | {ratio:.2f} |"
+    return f"| {verb} | {size_text} | {MODELS[verb]} | {least:.2f} | {whole:.2f} | {ratio:.2f} |"
 
 
 def memory_row(verb: Restored, folder: Path) -> str:
@@ -184,7 +155,7 @@ def memory_row(verb: Restored, folder: Path) -> str:
 def measure_memory(verb: Restored, folder: Path, pipe: Any) -> None:
     """Restore the large scan and send its shape, the estimate and the peak in GB."""
     torch.set_num_threads(1)
-    package, _ = model(verb, folder)
+    package = load_package(MODELS[verb])
     thick = THICK if verb == "super-resolve" else 1
     shape = (*LARGE[:2], LARGE[2] // thick)
     path = folder / f"scan{thick}.nii"
@@ -221,22 +192,21 @@ def main() -> None:
         f"{platform.python_version()}, torch {torch.__version__}. Seconds are processor time, the "
         f"least of {options.runs} alternating runs; the ratio is the median of the pairs.",
     ]
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text)
-        if options.only != "memory":
-            lines += ["", "## Speed", "", "| task | scan | model | bare s | task s | ratio |",
-                      "|---|---|---|---|---|---|"]  # fmt: skip
+    if options.only != "memory":
+        lines += ["", "## Speed", "", "| task | scan | model | bare s | task s | ratio |",
+                  "|---|---|---|---|---|---|"]  # fmt: skip
+        for verb in options.tasks:
+            lines.append(speed_row(verb, options.size, options.runs))
+            print(lines[-1], flush=True)
+    if options.only != "speed":
+        lines += ["", "## Memory", "",
+                  "| task | scan | estimate GB | peak GB | peak / estimate |",
+                  "|---|---|---|---|---|"]  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
             for verb in options.tasks:
-                lines.append(speed_row(verb, options.size, options.runs, folder))
+                lines.append(memory_row(verb, Path(folder)))
                 print(lines[-1], flush=True)
-        if options.only != "speed":
-            lines += ["", "## Memory", "",
-                      "| task | scan | estimate GB | peak GB | peak / estimate |",
-                      "|---|---|---|---|---|"]  # fmt: skip
-            for verb in options.tasks:
-                lines.append(memory_row(verb, folder))
-                print(lines[-1], flush=True)
-            lines += ["", "The peak counts Python, torch and the other libraries."]
+        lines += ["", "The peak counts Python, torch and the other libraries."]
     if options.output is not None:
         options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
