@@ -17,16 +17,15 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from monai.networks.nets import BasicUNet
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from medgen.config import Config
-from medgen.errors import InputError
 from medgen.losses import mean_inside
 from medgen.methods._sizes import require_multiples
+from medgen.networks.grouped_unet import grouped_unet
 
 GROUPS = 8
 
@@ -61,18 +60,10 @@ class DAE(nn.Module):
 
     def __init__(self, config: DAEConfig) -> None:
         super().__init__()
-        if any(width % GROUPS for width in config.features):
-            msg = f"features must be multiples of {GROUPS}, got {config.features}"
-            raise InputError(msg)
         self.config = config
         self.spatial_dims = config.spatial_dims
-        # Group normalisation: statistics of noisy training batches would not fit clean images.
-        self.network = BasicUNet(
-            spatial_dims=config.spatial_dims,
-            in_channels=config.channels,
-            out_channels=config.channels,
-            features=(*config.features, config.features[0]),
-            norm=("group", {"num_groups": GROUPS}),
+        self.network = grouped_unet(
+            config.spatial_dims, config.channels, config.channels, config.features, GROUPS
         )
 
     def optimizers(self) -> dict[str, Optimizer]:

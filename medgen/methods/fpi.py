@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from monai.networks.nets import BasicUNet
 from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +31,7 @@ from medgen.corruption.pasting import Pasted, cut_paste, foreign_patch
 from medgen.errors import InputError
 from medgen.losses import mean_inside
 from medgen.methods._sizes import require_multiples
+from medgen.networks.grouped_unet import grouped_unet
 
 GROUPS = 4
 
@@ -65,18 +65,10 @@ class FPI(nn.Module):
 
     def __init__(self, config: FPIConfig) -> None:
         super().__init__()
-        if any(width % GROUPS for width in config.features):
-            msg = f"features must be multiples of {GROUPS}, got {config.features}"
-            raise InputError(msg)
         self.config = config
         self.spatial_dims = config.spatial_dims
-        # Group normalisation: statistics of images with patches would not fit those without.
-        self.network = BasicUNet(
-            spatial_dims=config.spatial_dims,
-            in_channels=config.channels,
-            out_channels=1,
-            features=(*config.features, config.features[0]),
-            norm=("group", {"num_groups": GROUPS}),
+        self.network = grouped_unet(
+            config.spatial_dims, config.channels, 1, config.features, GROUPS
         )
 
     def optimizers(self) -> dict[str, Optimizer]:
