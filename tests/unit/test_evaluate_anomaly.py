@@ -77,7 +77,8 @@ def test_everything_is_written_and_the_baselines_stand_in_every_table(done):
         assert (out / name).stat().st_size > 0
     table = (out / "table.md").read_text()
     page = (out / "index.html").read_text()
-    for protocol in ("baur2021", "baur2021, no prior", "behrendt2023", "image_level"):
+    baur = "baur2021, erosion_voxels 2"
+    for protocol in (baur, f"{baur}, no prior", "behrendt2023", "image_level"):
         names = {r["name"] for r in result["rows"] if r["protocol"] == protocol}
         assert {INTENSITY, INVERTED, "tiny"} <= names
         assert f"## {protocol}" in table
