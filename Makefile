@@ -8,6 +8,8 @@ DATA ?= $(or $(MEDGEN_DATA),../shared/data)
 BASELINES ?=
 # Tests work on tiny arrays: one thread is fastest and repeatable.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=agg
+# A process for each core; neighbours stay together, as they share what is slow to make.
+TEST_RUN := -m pytest --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo picture test test-fast check format lint types bench docs sample-data \
@@ -44,10 +46,10 @@ picture: demo
 	$(BIN)/python -c "from PIL import Image; Image.open('demo/overview.png').convert('RGB').resize((1270, 943)).save('docs/images/overview.jpg', quality=82, optimize=True)"
 
 test: setup
-	$(TEST_ENV) $(BIN)/python -m pytest
+	$(TEST_ENV) $(BIN)/python $(TEST_RUN)
 
 test-fast: setup
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow and not realdata"
+	$(TEST_ENV) $(BIN)/python $(TEST_RUN) -m "not slow and not realdata"
 
 check: lint types test
 
