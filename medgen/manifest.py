@@ -163,6 +163,13 @@ class Parent(Config):
     )
 
 
+class SharedWeights(Config):
+    """A shipped package whose weights another one uses and does not repeat."""
+
+    name: str
+    sha256: str = Field(description="Hash of the weights.")
+
+
 class Metric(Config):
     """One measured quality, with how the data behind it was split."""
 
@@ -203,6 +210,9 @@ class Manifest(Config):
     )
     parent: Parent | None = Field(
         default=None, description="Whose weights it has, if only the calibration is its own."
+    )
+    extractor: SharedWeights | None = Field(
+        default=None, description="Whose features it looks through, if medgen ships them."
     )
     default_threshold: float = Field(
         default=0.5, description="Threshold in use while the model is not calibrated."

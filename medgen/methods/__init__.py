@@ -34,6 +34,7 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "f_anogan": ("medgen.methods.f_anogan", "FAnoGAN"),
     "alpha_gan": ("medgen.methods.alpha_gan", "AlphaGAN"),
     "fpi": ("medgen.methods.fpi", "FPI"),
+    "dn2": ("medgen.methods.dn2", "DN2"),
     "padim": ("medgen.methods.padim", "PaDiM"),
     "pddpm": ("medgen.methods.pddpm", "PDDPM"),
     "gan": ("medgen.methods.gan", "GAN"),

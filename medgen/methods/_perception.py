@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from medgen.losses import feature_distance
 from medgen.networks.features import FrozenFeatures
 
-STAGES = 3  # at 1/2, 1/4 and 1/8 of the size; the last sees too much at once
+STAGES = (1, 2, 3)  # at 1/2, 1/4 and 1/8 of the size; the last sees too much at once
 WIDTHS = (32, 64, 128, 160)  # of medgen-features
 
 

@@ -94,8 +94,8 @@ class PaDiM(nn.Module):
         super().__init__()
         self.config = config
         self.spatial_dims = config.spatial_dims
-        self.extractor = FrozenFeatures(config.widths, config.stages)
-        total = sum(config.widths[: config.stages])
+        self.extractor = FrozenFeatures(config.widths, range(1, config.stages + 1))
+        total = self.extractor.length
         total *= 1 if config.channels == COLOUR else config.channels
         kept, places = config.dimensions, 1
         if config.positions == "each":
@@ -163,16 +163,8 @@ class PaDiM(nn.Module):
     def embed(self, image: Tensor) -> Tensor:
         """Chosen features ``(B, dimensions, *grid)`` of images ``(B, C, *spatial)``."""
         size = self._grid(image.shape[2:])
-        resized = [
-            F.interpolate(stage, size[:2], mode="bilinear", antialias=True)
-            for stage in self.extractor(image)
-        ]
-        found = torch.cat(resized, 1)
-        if self.config.channels != COLOUR:
-            found = found.unflatten(0, (-1, self.config.channels)).flatten(1, 2)
-        found = found[:, self.chosen]
+        found = self.extractor.places(image, size[:2])[:, self.chosen]
         if self.spatial_dims == 3:
-            found = found.unflatten(0, (len(image), -1)).movedim(1, -1)
             found = F.interpolate(found, size, mode="trilinear")
         return found
 

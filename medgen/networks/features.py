@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.networks.nets import ResNet
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medgen.errors import InputError
 from medgen.run_record import hash_file
@@ -55,21 +57,25 @@ def feature_network(widths: Sequence[int], channels: int, dimension: int) -> nn.
 
 
 class FrozenFeatures(nn.Module):
-    """The first stages of a network that was trained elsewhere and stays as it is.
+    """Stages of a network that was trained elsewhere and stays as it is.
 
     It looks at 2-D images: volumes are seen as axial slices. Three channels are seen in colour,
     otherwise each by itself, in grey.
 
     Args:
         widths: Channels of the four stages of the network.
-        count: How many of them to use.
+        stages: Which of them, 1 to 4, describe an image.
+
+    Attributes:
+        length: Features of a place.
     """
 
-    def __init__(self, widths: Sequence[int], count: int) -> None:
+    def __init__(self, widths: Sequence[int], stages: Sequence[int]) -> None:
         super().__init__()
-        self.widths, self.count = tuple(widths), count
+        self.widths, self.stages = tuple(widths), frozenset(stages)
+        self.length = sum(widths[number - 1] for number in self.stages)
         network = feature_network(widths, COLOUR, dimension=1)
-        for part in ("fc", *[f"layer{n + 1}" for n in range(count, 4)]):
+        for part in ("fc", *[f"layer{n}" for n in range(max(stages) + 1, 5)]):
             setattr(network, part, None)  # is not needed
         self.network = network.requires_grad_(False).eval()
 
@@ -96,11 +102,11 @@ class FrozenFeatures(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """What each stage sees of images ``(B, C, *spatial)`` in 0..1.
+        """What each of the stages sees of images ``(B, C, *spatial)`` in 0..1.
 
         Returns:
-            ``(N, width, X / 2^n, Y / 2^n)`` for the stages n from 1; N counts images, then slices,
-            then channels that are seen by themselves.
+            ``(N, width, X / 2^n, Y / 2^n)`` for each stage n, from the first on; N counts images,
+            then slices, then channels that are seen by themselves.
         """
         slices = image.movedim(-1, 1).flatten(0, 1) if image.ndim == 5 else image
         shown = slices if image.shape[1] == COLOUR else slices.flatten(0, 1)[:, None]
@@ -108,10 +114,29 @@ class FrozenFeatures(nn.Module):
         value = 2 * shown.expand(-1, COLOUR, -1, -1) - 1
         value = network.act(network.bn1(network.conv1(value)))
         found = []
-        for number in range(self.count):
-            value = getattr(network, f"layer{number + 1}")(value)
-            found.append(value)
+        for number in range(1, max(self.stages) + 1):
+            value = getattr(network, f"layer{number}")(value)
+            if number in self.stages:
+                found.append(value)
         return found
+
+    def places(self, image: Tensor, size: Sequence[int]) -> Tensor:
+        """What all of the stages see, brought to one grid.
+
+        Args:
+            image: ``(B, C, X, Y[, Z])`` in 0..1.
+            size: Places along X and Y.
+
+        Returns:
+            ``(B, features, *size[, Z])``; channels that are seen by themselves one after the other.
+        """
+        found = torch.cat(
+            [F.interpolate(stage, size, mode="bilinear", antialias=True) for stage in self(image)],
+            1,
+        )
+        seen_alone = 1 if image.shape[1] == COLOUR else image.shape[1]
+        found = found.unflatten(0, (-1, seen_alone)).flatten(1, 2)
+        return found.unflatten(0, (len(image), -1)).movedim(1, -1) if image.ndim == 5 else found
 
 
 def read_extractor(name_or_folder: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

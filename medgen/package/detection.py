@@ -115,5 +115,7 @@ def run_model(
         on_scan = back(anomaly)
         evidence = None if evidence is None else back(evidence)
         restored = prepared.to_source(arrays["restored"])[0] if "restored" in arrays else None
-        score = scan_score(on_scan, inside, volume.geometry.voxel_volume_mm3)
+        score = scan_score(
+            on_scan, inside, volume.geometry.voxel_volume_mm3, package.scoring.scan_score
+        )
     return ScanMaps(on_scan, evidence, restored, inside, score, prepared.notes, need)

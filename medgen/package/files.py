@@ -24,6 +24,7 @@ from medgen.manifest import (
     first_problem,
     read_manifest,
 )
+from medgen.package.shared import shared_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,6 +157,8 @@ class ModelPackage:
             unpack = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LARGEST_WEIGHTS)
             packed = (self.folder / WEIGHTS).read_bytes()
             weights = load(unpack.decompress(packed, max_length=LARGEST_WEIGHTS))
+            if self.manifest.extractor is not None:
+                weights |= shared_weights(self.manifest.name, self.manifest.extractor, method)
             # copy_ converts half precision, which halves the download, back to float32.
             method.load_state_dict(weights, strict=True)
         except (SafetensorError, RuntimeError, lzma.LZMAError) as error:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.errors import InputError
-from medgen.manifest import MANIFEST_NAME, Manifest
+from medgen.manifest import MANIFEST_NAME, Manifest, SharedWeights
 from medgen.package.files import (
     CALIBRATION,
     CARD,
@@ -24,6 +24,7 @@ from medgen.package.files import (
     load_package,
 )
 from medgen.package.golden import golden_input, golden_output
+from medgen.package.shared import without_shared
 from medgen.package.weights import compressed, rounded
 from medgen.run_record import hash_file
 from medgen.volume import Volume
@@ -76,7 +77,7 @@ def save_package(
             values["calibration"], more[CALIBRATION] = _split_calibration(calibration)
         more[GOLDEN_INPUT] = golden_input(golden)
         _write_arrays(draft, more)
-        _write_weights(draft / WEIGHTS, method, half_precision)
+        values["extractor"] = _write_weights(draft / WEIGHTS, method, half_precision)
         _write_manifest(draft, method, values)
     return load_package(Path(folder).resolve())
 
@@ -159,18 +160,20 @@ def _write_arrays(draft: Path, arrays: Mapping[str, Mapping[str, NDArray[Any]]])
         save_file(dict(content), draft / name)
 
 
-def _write_weights(path: Path, method: Any, half_precision: bool) -> None:
-    """The weights that using the method needs; nothing if it has none."""
+def _write_weights(path: Path, method: Any, half_precision: bool) -> SharedWeights | None:
+    """The weights that using the method needs, if any, but for those of a shipped extractor."""
     unneeded = tuple(f"{name}." for name in getattr(method, "training_only", ()))
     weights = {
         key: value.detach().cpu().contiguous()
         for key, value in method.state_dict().items()
         if not key.startswith(unneeded)
     }
+    weights, extractor = without_shared(method, weights)
     if half_precision:
         weights = {key: rounded(value) for key, value in weights.items()}
     if weights:
         path.write_bytes(compressed(weights))
+    return extractor
 
 
 def _write_manifest(draft: Path, method: Any, values: dict[str, Any]) -> None:
@@ -189,7 +192,9 @@ def _write_manifest(draft: Path, method: Any, values: dict[str, Any]) -> None:
 def _write_json(draft: Path, manifest: Manifest) -> None:
     # What another task needs is left out, so that a detector's manifest has not changed by a byte.
     unused = {
-        key for key in ("synthesis", "restoration", "parent") if getattr(manifest, key) is None
+        key
+        for key in ("synthesis", "restoration", "parent", "extractor")
+        if getattr(manifest, key) is None
     }
     text = manifest.model_dump_json(indent=2, exclude=unused)
     (draft / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")

@@ -20,11 +20,12 @@ from medgen.scoring.conformal import (
     rate_of_this_draw,
 )
 from medgen.scoring.findings import large_components
-from medgen.scoring.maps import as_mask, bounding_box
+from medgen.scoring.maps import ScanScore, as_mask, bounding_box
 from medgen.scoring.sweep import Sweep, sweep
 
 # A scan is as abnormal as its most abnormal millilitre: less than a gyrus, more than noise.
 SCAN_SCORE_VOLUME_MM3 = 1000.0
+HIGHEST = 0.01  # of all voxels, which are "the highest"
 # Also caps the false volume, or a map with one peak could grow a single finding over the brain.
 FALSE_VOLUME_MM3 = 1000.0
 
@@ -32,13 +33,16 @@ FALSE_VOLUME_MM3 = 1000.0
 Normal = tuple[ArrayLike, ArrayLike, float]
 
 
-def scan_score(scores: ArrayLike, mask: ArrayLike, voxel_volume_mm3: float) -> float:
-    """One number for a scan: the mean of the highest millilitre of its map inside the mask.
+def scan_score(
+    scores: ArrayLike, mask: ArrayLike, voxel_volume_mm3: float, kind: ScanScore = "millilitre"
+) -> float:
+    """One number for a scan: the mean of its map inside the mask, or of a part of it.
 
     Args:
         scores: Score map ``(X, Y[, Z])``.
         mask: Brain mask. If it holds less than a millilitre, all of it counts.
         voxel_volume_mm3: Volume of one voxel (a pixel of a 2-D image is as thick as its slice).
+        kind: The mean of the highest millilitre, of the highest hundredth, or of all.
 
     Raises:
         InputError: If the mask is empty.
@@ -48,7 +52,12 @@ def scan_score(scores: ArrayLike, mask: ArrayLike, voxel_volume_mm3: float) -> f
     if not values.size:
         msg = "the mask is empty: there is nothing to score"
         raise InputError(msg)
-    count = min(max(round(SCAN_SCORE_VOLUME_MM3 / voxel_volume_mm3), 1), values.size)
+    wanted: dict[ScanScore, float] = {
+        "millilitre": SCAN_SCORE_VOLUME_MM3 / voxel_volume_mm3,
+        "highest": HIGHEST * values.size,
+        "mean": values.size,
+    }
+    count = min(max(round(wanted[kind]), 1), values.size)
     # Sorted before the sum, so that the last digit does not depend on the voxels' order.
     highest = np.sort(np.partition(values, values.size - count)[values.size - count :])
     return float(highest.mean(dtype=np.float64))
@@ -127,6 +136,7 @@ class Calibration(Config):
         *,
         target_false_volume_mm3_per_scan: float = FALSE_VOLUME_MM3,
         subjects: Sequence[str] | None = None,
+        kind: ScanScore = "millilitre",
     ) -> Calibration:
         """The smallest threshold that keeps both targets, there and at every higher threshold.
 
@@ -139,12 +149,13 @@ class Calibration(Config):
             minimum_volume_mm3: Smaller regions are no findings.
             target_false_volume_mm3_per_scan: Volume of findings allowed per scan, on average.
             subjects: Whose each scan is; without it, every scan counts as another person's.
+            kind: Which number stands for a scan, see :func:`scan_score`.
 
         Raises:
             InputError: Without scans, or with another number of subjects than of scans.
         """
         owners = _subject_of_each(normals, subjects)
-        scan_scores = tuple(sorted(scan_score(*normal) for normal in normals))
+        scan_scores = tuple(sorted(scan_score(*normal, kind) for normal in normals))
         targets = (target_false_findings_per_scan, target_false_volume_mm3_per_scan)
         volumes = np.array([volume for _, _, volume in normals], dtype=np.float64)
         sweeps = [
@@ -181,6 +192,7 @@ class Calibration(Config):
         minimum_volume_mm3: float = 0.0,
         *,
         subjects: Sequence[str] | None = None,
+        kind: ScanScore = "millilitre",
     ) -> Calibration:
         """The threshold at which at most this share of normal people shows any finding.
 
@@ -193,6 +205,7 @@ class Calibration(Config):
             rate: Between 0 and 1.
             minimum_volume_mm3: Smaller regions are no findings.
             subjects: Whose each scan is; without it, every scan counts as another person's.
+            kind: Which number stands for a scan, see :func:`scan_score`.
 
         Raises:
             InputError: Too few people for the rate; says how many it takes.
@@ -203,7 +216,7 @@ class Calibration(Config):
         limit = np.sort(highest_per_person(levels, owners))[rank - 1]
         threshold = float(np.nextafter(np.float32(limit), np.float32(np.inf)))
         found = np.array([_found(*normal, threshold, minimum_volume_mm3) for normal in normals])
-        scores = highest_per_person([scan_score(*normal) for normal in normals], owners)
+        scores = highest_per_person([scan_score(*normal, kind) for normal in normals], owners)
         return cls(
             scan_scores=tuple(sorted(scores.tolist())),
             threshold=threshold,

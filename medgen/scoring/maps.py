@@ -16,6 +16,7 @@ from medgen.errors import InputError
 Evidence = Literal[
     "probability", "score", "residual_positive", "residual_negative", "residual_absolute"
 ]
+ScanScore = Literal["millilitre", "mean", "highest"]
 _EVIDENCE: dict[Evidence, str] = {
     "probability": "the probability of an anomaly",
     "score": "the method's own score",
@@ -73,6 +74,11 @@ class Scoring(Config):
         ge=0,
         description="The map is zero within this distance (mm) of the nearest voxel outside the "
         "brain mask.",
+    )
+    scan_score: ScanScore = Field(
+        "millilitre",
+        description="One number for a scan: the mean of the map's highest millilitre, of all of "
+        "it, or of its highest hundredth.",
     )
     minimum_volume_mm3: float = Field(
         10.0, ge=0, description="Connected findings smaller than this (mm3) are dropped."

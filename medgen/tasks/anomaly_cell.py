@@ -27,10 +27,11 @@ from medgen.metrics.anomaly import (
     lesion_sweep,
 )
 from medgen.metrics.tally import Tally, defined
+from medgen.scoring import scan_score
 from medgen.scoring.sweep import Sweep
 from medgen.tasks.anomaly_cases import Case, Loaded, hashed
 from medgen.tasks.anomaly_models import Detector, Outputs, detector
-from medgen.tasks.anomaly_protocols import Protocol, Variant, score_of_scan, scored
+from medgen.tasks.anomaly_protocols import Protocol, Variant, scored
 from medgen.tasks.anomaly_study import (
     Study,
     Unit,
@@ -44,6 +45,7 @@ from medgen.tasks.limits import check_scan
 
 if TYPE_CHECKING:
     from medgen.preparation import Prepared
+    from medgen.scoring import Scoring
     from medgen.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -123,8 +125,7 @@ def evaluate_unit(
                 f"{unit.name} was trained on {len(shared)} of the subjects of {name}",
                 "Evaluate it on other subjects.",
             )
-    if model.shipped is None:
-        wanted = [one for one in wanted if not one.protocol.shipped]
+    wanted = _with_its_scan_score(wanted, model.shipped)
     looking = _Looking(study, unit, model, device)
     found: dict[str, dict[str, Scores]] = {}
     thresholds: dict[str, Threshold] = {}
@@ -141,6 +142,17 @@ def evaluate_unit(
         }
         found["normals"] = looking.at(cases["normals"], wanted, used)
     _write(folder, unit, model, found, thresholds, looking)
+
+
+def _with_its_scan_score(variants: list[Variant], shipped: Scoring | None) -> list[Variant]:
+    """``as_shipped`` says of a scan what a user of the package reads; for others it is left out."""
+    if shipped is None:
+        return [one for one in variants if not one.protocol.shipped]
+    own = {"scan_score": shipped.scan_score}
+    return [
+        one._replace(protocol=one.protocol.model_copy(update=own)) if one.protocol.shipped else one
+        for one in variants
+    ]
 
 
 def _threshold(
@@ -286,7 +298,9 @@ class _Seen:
             "name": self.case.name,
             "subject": self.case.group,
             "abnormal": abnormal,
-            "scan_score": score_of_scan(self.protocol, self.scores, self.region, self.voxel_mm3),
+            "scan_score": scan_score(
+                self.scores, self.region, self.voxel_mm3, self.protocol.scan_score
+            ),
             "undefined": {},
         }
         if self.truth is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,8 @@ from scipy import ndimage
 
 from medgen.config import Config
 from medgen.errors import InputError
-from medgen.scoring import Scoring, scan_score, score_map
-from medgen.scoring.maps import Evidence, bounding_box
+from medgen.scoring import Scoring, score_map
+from medgen.scoring.maps import Evidence, ScanScore, bounding_box
 
 if TYPE_CHECKING:
     from medgen.preparation import Prepared
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 Outputs = Mapping[str, NDArray[np.float32]]
 # What each kind of evidence is made of.
 OUTPUT_OF: dict[str, str] = {"probability": "log_odds", "score": "score"}
-# Part of the region that `highest` averages over.
-HIGHEST = 0.01
 
 
 class Protocol(Config):
@@ -62,10 +60,10 @@ class Protocol(Config):
     minimum_voxels: int = Field(
         1, ge=1, description="regions of fewer voxels are removed, at every threshold"
     )
-    scan_score: Literal["millilitre", "mean", "highest"] = Field(
+    scan_score: ScanScore = Field(
         "millilitre",
         description="one number for a scan: the mean of the map's highest millilitre, of all of "
-        f"it, or of its highest {HIGHEST:.0%}",
+        "it, or of its highest hundredth",
     )
     voxels: bool = Field(True, description="measure voxels and lesions; needs lesion masks")
     fixed_threshold: bool = Field(
@@ -265,15 +263,3 @@ def without_small_regions(scores: NDArray[np.float32], minimum_voxels: int) -> N
     padded = area_opening(np.pad(scores[box], 1), minimum_voxels, connectivity=scores.ndim)
     opened[box] = padded[(slice(1, -1),) * scores.ndim]
     return opened
-
-
-def score_of_scan(
-    protocol: Protocol, scores: NDArray[np.float32], region: NDArray[np.bool_], voxel_mm3: float
-) -> float:
-    """One number for the scan, as the protocol says."""
-    if protocol.scan_score == "millilitre":
-        return scan_score(scores, region, voxel_mm3)
-    values = np.sort(scores[region])
-    if protocol.scan_score == "highest":
-        values = values[-max(1, round(HIGHEST * values.size)) :]
-    return float(values.mean(dtype=np.float64))

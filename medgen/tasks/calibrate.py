@@ -194,12 +194,15 @@ def _measured(
 
     people = [scan.subject for scan in scans]
     smallest = package.scoring.minimum_volume_mm3
-    scores = [scan_score(*normal) for normal in normals]
+    kind = package.scoring.scan_score
+    scores = [scan_score(*normal, kind) for normal in normals]
     if rate is not None:
-        made = Calibration.with_false_positive_rate(normals, rate, smallest, subjects=people)
+        made = Calibration.with_false_positive_rate(
+            normals, rate, smallest, subjects=people, kind=kind
+        )
         return made, scores
     assert findings is not None  # one of the two is given
-    made = Calibration.from_normals(normals, findings, smallest, subjects=people)
+    made = Calibration.from_normals(normals, findings, smallest, subjects=people, kind=kind)
     return made.one_score_per_person(scores, people), scores
 
 

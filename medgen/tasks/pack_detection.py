@@ -268,6 +268,7 @@ def _calibrate(
         recipe.target_false_findings_per_scan,
         recipe.minimum_volume_mm3,
         subjects=subjects,
+        kind=package.scoring.scan_score,
     ).model_copy(update={"drawn": reference.drawn, "spatial_dims": dims.pop()})
 
 

@@ -60,6 +60,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cutpaste_seg": {"features": (8, 8, 16, 16, 16), "learning_rate": 3e-3},
     "padim": {"widths": (8, 16, 16, 16), "dimensions": 12, "grid": 8},
     "padim shared": {"widths": (8, 16, 16, 16), "dimensions": 12, "positions": "shared"},
+    "dn2": {"widths": (8, 16, 16, 16), "stages": (1, 2), "neighbours": 1, "capacity": 8},
     "pddpm": {"features": (8, 16), "blocks": 1, "test_timestep": 250, "learning_rate": 3e-3},
     "dae": {"features": (8, 8, 16, 16, 16), "noise_grid": 6, "learning_rate": 3e-3},
     "restore": {"features": (4, 8, 8, 16, 16), "learning_rate": 3e-3},
@@ -81,7 +82,7 @@ SMALL: dict[str, dict[str, Any]] = {
 ABOVE_CHANCE = 0.65
 # How long each learns; those with a critic learn more slowly.
 STEPS = {
-    "pca": 1, "padim": 1, "dae": 60, "restore": 60,
+    "pca": 1, "padim": 1, "dn2": 1, "dae": 60, "restore": 60,
     "constrained_aae": 300, "anovaegan": 300, "f_anogan": 500, "alpha_gan": 500,
 }  # fmt: skip
 # Networks for images of one size.
@@ -90,9 +91,13 @@ SIZED = {
     "constrained_aae", "anovaegan dense", "f_anogan", "alpha_gan",
 }  # fmt: skip
 # Without losses: what a batch does to them, if anything, happens at once.
-WITHOUT_PARAMETERS = {"intensity", "pca", "padim", "padim shared"}
+WITHOUT_PARAMETERS = {"intensity", "pca", "padim", "padim shared", "dn2"}
 # What stays as it was built: a network that was trained elsewhere.
-FIXED = {"padim": ("extractor.", "chosen"), "padim shared": ("extractor.", "chosen")}
+FIXED = {
+    "padim": ("extractor.", "chosen"),
+    "padim shared": ("extractor.", "chosen"),
+    "dn2": ("extractor.",),
+}
 OUTPUTS = {"restored", "log_odds", "score"}
 
 

@@ -11,13 +11,12 @@ from scipy import ndimage
 from medgen.errors import InputError
 from medgen.phantoms import brain
 from medgen.preparation import Preparation
-from medgen.scoring import Scoring, scan_score
+from medgen.scoring import Scoring
 from medgen.tasks.anomaly_protocols import (
     PROTOCOLS,
     eroded_in_slices,
     evidence_of,
     protocol,
-    score_of_scan,
     scored,
     variants,
     without_small_regions,
@@ -124,17 +123,3 @@ def test_a_model_without_a_package_has_nothing_shipped(prepared):
         scored(scan, outputs, shipped)
     own = scored(scan, outputs, shipped, shipped=Scoring(evidence="score"))
     assert own.max() > 0
-
-
-def test_scan_scores(prepared):
-    scan, _ = prepared
-    scores = np.where(scan.source_mask, np.random.default_rng(0).random(scan.source_mask.shape), 0)
-    scores = scores.astype(np.float32)
-    inside = scores[scan.source_mask].astype(float)
-    mean = protocol("image_level")
-    assert score_of_scan(mean, scores, scan.source_mask, 16.0) == pytest.approx(inside.mean())
-    highest = protocol({"name": "image_level", "scan_score": "highest"})
-    top = np.sort(inside)[-round(0.01 * inside.size) :].mean()
-    assert score_of_scan(highest, scores, scan.source_mask, 16.0) == pytest.approx(top)
-    user = score_of_scan(PROTOCOLS["as_shipped"], scores, scan.source_mask, 16.0)
-    assert user == scan_score(scores, scan.source_mask, 16.0)

@@ -116,7 +116,7 @@ def test_it_begins_with_the_shipped_extractor() -> None:
 
     method = build("padim", {"spatial_dims": 2})
     method.begin()
-    whole = FrozenFeatures((32, 64, 128, 160), 4)
+    whole = FrozenFeatures((32, 64, 128, 160), (1, 2, 3, 4))
     whole.copy_weights("medgen-features")
     config, weights = read_extractor("medgen-features")
     image = torch.rand(2, 3, 96, 96)

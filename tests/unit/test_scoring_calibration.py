@@ -83,6 +83,19 @@ def test_scan_score_is_the_mean_of_the_highest_millilitre():
     assert scan_score(scores, mask, 2.0) == pytest.approx(top.mean(), rel=1e-12)
     assert scan_score(scores, mask, 0.001) == pytest.approx(scores[mask].mean(), rel=1e-12)
     assert scan_score(scores, mask, 5000.0) == scores[mask].max()
+    assert scan_score(scores, mask, 2.0, "mean") == pytest.approx(scores[mask].mean(), rel=1e-12)
+    top = np.sort(scores[mask])[-round(0.01 * mask.sum()) :]
+    assert scan_score(scores, mask, 2.0, "highest") == pytest.approx(top.mean(), rel=1e-12)
+
+
+def test_the_kind_of_scan_score_reaches_the_reference():
+    generator = np.random.default_rng(1)
+    normals = [(generator.random(MASK.shape), MASK, 1.0) for _ in range(20)]
+    means = sorted(float(scores[MASK].mean()) for scores, _, _ in normals)
+    by_count = Calibration.from_normals(normals, 1.0, kind="mean")
+    by_rate = Calibration.with_false_positive_rate(normals, 0.1, kind="mean")
+    assert by_count.scan_scores == pytest.approx(means)
+    assert by_rate.scan_scores == pytest.approx(means)
 
 
 @pytest.fixture
