@@ -23,7 +23,7 @@ help:
 	@echo "format       put the code into the agreed form"
 	@echo "bench        run the benchmarks and rewrite their tables"
 	@echo "docs         write the reference of the command line again"
-	@echo "picture      make docs/images/overview.jpg again"
+	@echo "picture      make docs/images/overview.webp again"
 	@echo "sample-data  make the files in sample_data again"
 	@echo "constraints  write the installed versions into constraints.txt"
 
@@ -43,7 +43,7 @@ demo: setup
 
 picture: demo
 	mkdir -p docs/images
-	$(BIN)/python -c "from PIL import Image; Image.open('demo/overview.png').convert('RGB').resize((1270, 943)).save('docs/images/overview.jpg', quality=82, optimize=True)"
+	$(BIN)/python -c "from PIL import Image; Image.open('demo/overview.png').convert('RGB').resize((1270, 943)).save('docs/images/overview.webp', quality=68, method=6)"
 
 test: setup
 	$(TEST_ENV) $(BIN)/python $(TEST_RUN)

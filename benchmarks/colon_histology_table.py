@@ -135,7 +135,7 @@ def draw(images: ImageSet, names: tuple[str, ...], path: Path, title: str) -> No
     contact_sheet(tiles, sheet, title=title, subtitle=subtitle, columns=SHEET_COLUMNS)
     picture = Image.open(sheet).convert("RGB")
     picture.thumbnail((700, 1400))
-    picture.save(path, quality=80)
+    picture.save(path, quality=68, method=6)
 
 
 def number(row: dict[str, Any] | None, key: str, factor: float) -> str:
@@ -204,7 +204,7 @@ def main() -> None:
     results = []
     for run in runs:
         fake = sampled(run, len(names), options.samples, size, options.seed, device)
-        sheet = options.output.with_name(f"{options.output.stem}_{run.name}.jpg")
+        sheet = options.output.with_name(f"{options.output.stem}_{run.name}.webp")
         draw(fake, names, sheet, run.name)
         result = measure(held_out, fake, train, extractor, condition_names=names, device=device)
         results.append((run, result))
@@ -234,7 +234,7 @@ def main() -> None:
         "in the row of the real ones, on the other half of these. Minutes: of training on the "
         "machine of each run. Parameters: of the generator.",
         "",
-        *(f"![{run.name}]({options.output.stem}_{run.name}.jpg)" for run in runs),
+        *(f"![{run.name}]({options.output.stem}_{run.name}.webp)" for run in runs),
     ]
     options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Make docs/images/restored.jpg again: what the four restoration commands do to the average brain.
+"""Make docs/images/restored.webp again: what the four restoration commands do to the average brain.
 
 Above, what each is given, below, what the models that come with medgen make of it. Nothing is
 selected: one slice of the one brain in sample_data, damaged by known means.
@@ -93,7 +93,7 @@ def main() -> None:
         pen.text((number * TILE + 8, 6), caption, fill=INK, font_size=13)
         sheet.paste(before, (number * TILE, 24))
         sheet.paste(after, (number * TILE, 24 + height))
-    sheet.save(HERE / "images" / "restored.jpg", quality=82, optimize=True)
+    sheet.save(HERE / "images" / "restored.webp", quality=68, method=6)
 
 
 if __name__ == "__main__":

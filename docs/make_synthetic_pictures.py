@@ -47,8 +47,8 @@ def overview(path: Path) -> None:
         for sheet in column:
             picture.paste(sheet, (start, top))
             top += sheet.height
-    picture.save(path, quality=82)
+    picture.save(path, quality=68, method=6)
 
 
 if __name__ == "__main__":
-    overview(IMAGES / "synthetic.jpg")
+    overview(IMAGES / "synthetic.webp")

@@ -31,7 +31,16 @@ def detect_anomalies(
         typer.Argument(metavar="INPUT", help="NIfTI, PNG/JPEG/TIFF, DICOM file, folder or zip."),
     ],
     output: options.Output,
-    model: options.Model = "brain-mr",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Name or folder of a model, see **medgen models list**; auto: medgen's own for "
+            "this kind of image.",
+        ),
+    ] = "auto",
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -81,8 +90,10 @@ def detect_anomalies(
     succeeds.
     """
     configure(quiet=quiet, verbose=verbose, debug=debug)
+    from medgen import io
     from medgen.devices import check_device_name
     from medgen.package import load_package
+    from medgen.tasks.choose_model import AUTO, choose_detector
     from medgen.tasks.detect import detect_anomalies as detect
     from medgen.tasks.detect_dicom import dicom_kinds
     from medgen.tasks.detect_files import findings_summary, output_names, write_files
@@ -103,6 +114,9 @@ def detect_anomalies(
         )  # fmt: skip
         return
     names = output_names([str(source)], report=report, dicom=objects)
+    if model == AUTO:
+        model, why = choose_detector(io.preview(source, frame=frame, series=series))
+        say(why)
     package = load_package(model, "detect-anomalies")
     if dry_run:
         facts = _plan(source, package, frame, series, max_memory, bool(objects))

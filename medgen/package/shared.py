@@ -27,9 +27,11 @@ def without_shared(
 
     Args:
         method: Whose weights they are.
-        weights: What using it needs, not yet rounded.
+        weights: What using it needs.
     """
     import torch
+
+    from medgen.package.weights import rounded
 
     own = {name: value for name, value in weights.items() if not name.startswith(PREFIX)}
     if len(own) == len(weights):
@@ -40,8 +42,9 @@ def without_shared(
     known, identity = found
     for name in weights.keys() - own.keys():
         other = known.get(name.removeprefix(PREFIX))
-        if other is None or not torch.equal(weights[name].float(), other.float()):
-            return dict(weights), None  # trained on an earlier release of it
+        # A run that is to be packed has been rounded already.
+        if other is None or not torch.equal(rounded(weights[name]), rounded(other)):
+            return dict(weights), None  # trained on another release of it
     return own, identity
 
 

@@ -168,7 +168,8 @@ class Calibration(Config):
             )
             for scores, mask, volume in normals
         ]
-        threshold = _smallest_threshold(sweeps, volumes, *targets)
+        totals = _Totals(sweeps, volumes)
+        threshold = totals.threshold(*targets)
         found = np.array([_found(*normal, threshold, minimum_volume_mm3) for normal in normals])
         return cls(
             scan_scores=scan_scores,
@@ -179,7 +180,7 @@ class Calibration(Config):
             expected_false_findings_per_scan=float(found[:, 0].mean()),
             expected_false_volume_mm3_per_scan=float(found[:, 1].mean()),
             left_out_false_findings_per_scan=_left_out(
-                normals, sweeps, volumes, targets, minimum_volume_mm3, owners
+                normals, totals, targets, minimum_volume_mm3, owners
             ),
             subjects=len(set(owners)),
         )
@@ -369,30 +370,56 @@ def _level_of_first_finding(
     return float(levels[-1])
 
 
-def _smallest_threshold(
-    sweeps: Sequence[Sweep],
-    volumes: NDArray[np.float64],
-    target_findings: float,
-    target_volume: float,
-) -> float:
-    """The smallest float32 threshold with both means within the targets, it and all above."""
-    # Where one sweep stopped, the targets are broken already: lower levels need no count.
-    stop = max((s.levels[-1] for s in sweeps if not s.complete), default=-np.inf)
-    levels = np.unique(np.concatenate([s.levels for s in sweeps]))[::-1]
-    levels = levels[levels >= stop]
-    counts = [s.at(levels) for s in sweeps]
-    findings = np.mean([found for found, _ in counts], axis=0)
-    volume = np.mean([v * size for (_, v), size in zip(counts, volumes, strict=True)], axis=0)
-    broken = np.flatnonzero((findings > target_findings) | (volume > target_volume))
-    if broken.size:
-        return float(np.nextafter(np.float32(levels[broken[0]]), np.float32(np.inf)))
-    return float(levels[-1])
+class _Totals:
+    """Findings and false volume of all normal scans together, at every threshold.
+
+    Attributes:
+        levels: All thresholds at which something changes, from high to low.
+        findings: Their number at each, over all scans.
+        volume: Their volume (mm3) at each.
+    """
+
+    def __init__(self, sweeps: Sequence[Sweep], volumes: NDArray[np.float64]) -> None:
+        self.sweeps, self.volumes = sweeps, volumes
+        self.levels = np.unique(np.concatenate([s.levels for s in sweeps]))[::-1]
+        self.findings, self.volume = self._of(range(len(sweeps)))
+
+    def threshold(
+        self, target_findings: float, target_volume: float, without: Sequence[int] = ()
+    ) -> float:
+        """The smallest float32 threshold with both means within the targets, it and all above.
+
+        Args:
+            target_findings: Most per scan.
+            target_volume: Most per scan, in mm3.
+            without: Numbers of the scans that are left out.
+        """
+        left = [sweep for n, sweep in enumerate(self.sweeps) if n not in without]
+        findings, volume = self._of(without)
+        # Where one sweep stopped, the targets are broken already: lower levels need no count.
+        stop = max((s.levels[-1] for s in left if not s.complete), default=-np.inf)
+        kept = self.levels >= max(stop, min(s.levels[-1] for s in left))
+        findings = (self.findings - findings)[kept] / len(left)
+        volume = (self.volume - volume)[kept] / len(left)
+        levels = self.levels[kept]
+        broken = np.flatnonzero((findings > target_findings) | (volume > target_volume))
+        if broken.size:
+            return float(np.nextafter(np.float32(levels[broken[0]]), np.float32(np.inf)))
+        return float(levels[-1])
+
+    def _of(self, numbers: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The same of these scans only, one at a time: levels are many."""
+        findings, volume = np.zeros(self.levels.size), np.zeros(self.levels.size)
+        for number in numbers:
+            found, voxels = self.sweeps[number].at(self.levels)
+            findings += found
+            volume += voxels * self.volumes[number]
+        return findings, volume
 
 
 def _left_out(
     normals: Sequence[Normal],
-    sweeps: Sequence[Sweep],
-    volumes: NDArray[np.float64],
+    totals: _Totals,
     targets: tuple[float, float],
     minimum_volume_mm3: float,
     owners: Sequence[str],
@@ -402,13 +429,9 @@ def _left_out(
         return None
     counts = []
     for owner in dict.fromkeys(owners):
-        other = [i for i, name in enumerate(owners) if name != owner]
-        threshold = _smallest_threshold([sweeps[i] for i in other], volumes[other], *targets)
-        counts += [
-            _found(*normal, threshold, minimum_volume_mm3)[0]
-            for normal, name in zip(normals, owners, strict=True)
-            if name == owner
-        ]
+        own = [i for i, name in enumerate(owners) if name == owner]
+        threshold = totals.threshold(*targets, without=own)
+        counts += [_found(*normals[i], threshold, minimum_volume_mm3)[0] for i in own]
     return float(np.mean(counts))
 
 

@@ -138,8 +138,7 @@ def check_scan(volume: Volume, manifest: Manifest) -> None:
             than any scanner.
     """
     geometry = volume.geometry
-    _check_shape(geometry.shape, volume.voxels.shape[0], manifest)
-    _check_modality(volume.provenance.modality, manifest)
+    check_kind(geometry.shape, volume.voxels.shape[0], volume.provenance.modality, manifest)
     _check_extent(geometry.shape, geometry.spacing_mm)
 
 
@@ -150,11 +149,22 @@ def check_facts(facts: Mapping[str, Any], manifest: Manifest, limit_gb: float) -
         InputError: What :func:`check_scan` and :func:`check_memory` refuse.
     """
     shape, spacing = facts["shape"], facts["spacing_mm"]
-    _check_shape(shape, facts["channels"], manifest)
-    _check_modality(facts["modality"], manifest)
+    check_kind(shape, facts["channels"], facts["modality"], manifest)
     if spacing is not None:
         _check_extent(shape, spacing)
     check_memory(shape, facts["channels"], limit_gb, spacing_mm=spacing, manifest=manifest)
+
+
+def check_kind(
+    shape: Sequence[int], channels: int, modality: str | None, manifest: Manifest
+) -> None:
+    """Refuse an image of a kind that the model was not made for.
+
+    Raises:
+        InputError: Wrong number of dimensions or channels, wrong modality, or too small.
+    """
+    _check_shape(shape, channels, manifest)
+    _check_modality(modality, manifest)
 
 
 def _check_modality(modality: str | None, manifest: Manifest) -> None:

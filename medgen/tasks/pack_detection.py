@@ -96,7 +96,7 @@ def pack_detector(
             half_precision=True,
             **described,
         )
-        calibration = _calibrate(draft, run.method, reference, recipe.calibration, progress)
+        calibration = _calibrate(draft, reference, recipe.calibration, progress)
     return save_package(
         output,
         run.method,
@@ -116,7 +116,7 @@ def _golden(contract: Contract) -> Volume:
 
     if 3 in contract.spatial_dims:
         return brain((24, 28, 20), spacing_mm=6.0, contrast="flair", lesion_radius_mm=15.0).image
-    slice_ = brain((64, 64), spacing_mm=3.0, contrast="flair", lesion_radius_mm=15.0).image
+    slice_ = brain((48, 48), spacing_mm=4.0, contrast="flair", lesion_radius_mm=15.0).image
     scale = 255 / float(slice_.voxels.max())
     voxels = np.repeat((slice_.voxels * scale).round(), contract.channels, axis=0)
     return Volume(voxels.astype(np.float32), slice_.geometry, slice_.provenance)
@@ -244,14 +244,14 @@ def _with_hashed_ids(
 
 def _calibrate(
     package: ModelPackage,
-    method: Any,
     reference: _Reference,
     recipe: CalibrationRecipe,
     progress: Callable[[int, int], None] | None,
 ) -> Calibration:
     """The calibration on healthy scans of held-out subjects."""
-    from medgen.scoring import Calibration
+    from medgen.scoring import Calibration, scan_score
 
+    method, kind = package.method(), package.scoring.scan_score
     normals, subjects, dims = [], [], set()
     for number, (subject, scan, mask) in enumerate(reference.scans, 1):
         result = run_model(package, scan, method=method, brain_mask=mask)
@@ -263,13 +263,16 @@ def _calibrate(
     if len(dims) > 1:
         msg = "some of the held-out normal images are slices and some are volumes"
         raise InputError(msg, "Their scores are different quantities: train on one kind.")
-    return Calibration.from_normals(
+    made = Calibration.from_normals(
         normals,
         recipe.target_false_findings_per_scan,
         recipe.minimum_volume_mm3,
         subjects=subjects,
-        kind=package.scoring.scan_score,
+        kind=kind,
     ).model_copy(update={"drawn": reference.drawn, "spatial_dims": dims.pop()})
+    if reference.drawn:
+        return made
+    return made.one_score_per_person([scan_score(*one, kind) for one in normals], subjects)
 
 
 def _card(
