@@ -132,7 +132,7 @@ def reason(explanation: ExplanationLike) -> str:
     if explanation.difference is not None:
         way = "brighter" if explanation.difference > 0 else "darker"
         parts.append(f"{way} than restored by {number(abs(explanation.difference), 3)}")
-    parts.append(f"brighter than {round(100 * explanation.brightness)} % of the brain")
+    parts.append(f"brighter than {round(100 * explanation.brightness)} % of what was looked at")
     return "; ".join(parts)
 
 

@@ -78,6 +78,7 @@ def pack_detector(
     source: Any = build_source(run.config, run.method)
     reference = _Reference.of(source, recipe, run.config.data)
     _same_preparation(recipe, reference.preparation)
+    told = recipe.model_copy(update={"training_data": reference.training_data})
     described: dict[str, Any] = {
         **recipe.described(),
         "contract": recipe.contract,
@@ -100,7 +101,7 @@ def pack_detector(
     return save_package(
         output,
         run.method,
-        card=_card(recipe, run.record, calibration, reference.origin),
+        card=_card(told, run.record, calibration, reference.origin),
         golden=golden,
         calibration=calibration,
         half_precision=True,

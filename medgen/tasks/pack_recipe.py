@@ -138,9 +138,11 @@ def training_section(recipe: Recipe, record: dict[str, Any]) -> str:
         if name.startswith("validation/")
     )
     measured = f" On held-out data at the end: {last}." if last else ""
+    steps, minutes = record["step"], record["seconds"] / 60
+    took = f"{minutes:.0f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
     return f"""Method `{record["config"]["method"]}`, {record["parameters"]:,} parameters,
-{record["step"]:,} steps of {record["config"]["batch_size"]} images in
-{record["seconds"] / 60:.0f} minutes on {record["device"]} ({record["threads"]} threads),
+{steps:,} step{"s" * (steps != 1)} of {record["config"]["batch_size"]} images in
+{took} on {record["device"]} ({record["threads"]} threads),
 seed {record["seed"]}.{measured}
 The configuration is `{recipe.training_config}`."""
 

@@ -41,7 +41,7 @@ def test_without_a_prior_the_evidence_is_all() -> None:
     assert bright.brightness == pytest.approx(1 - 8 / 12**3)
     assert dark.brightness == 0
     assert reason(bright) == "probability 0.80; brighter than restored by 2; brighter than 100 % " \
-        "of the brain"  # fmt: skip
+        "of what was looked at"  # fmt: skip
     assert "darker than restored by 0.5" in reason(dark)
 
 
