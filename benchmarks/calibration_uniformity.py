@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,7 @@ def main() -> None:
         # One half at a time: halves of the same people are not independent of each other.
         rejected = np.mean([stats.kstest(one, "uniform").pvalue < 0.05 for one in values])
         rows.append(f"| `{model}` | {len(scores[model])} | {shares} | {rejected:.3f} |")
+    where = os.path.relpath(options.picture, options.output.parent)
     limits = " | ".join(f"p ≤ {rate:g}" for rate in RATES)
     lines = [
         "# Are p-values of real normal images uniform?", "",
@@ -93,11 +95,13 @@ def main() -> None:
         f"People without a finding that the model never saw, halved at random {HALVES} times: the "
         "share of one half with a p-value up to each limit, the other half being the reference. A "
         "share above its limit by more than the noise of the draws, .005, would break the "
-        "promise. Conformal p-values are discrete and err on the safe side: with n people, no value lies below 1 / (n + 1). Last column: how often "
-        "a Kolmogorov-Smirnov test at 5 % calls one half not uniform; above .05, because the "
-        "values of one half share their reference.", "",
+        "promise. Conformal p-values are discrete and err on the safe side: with n people, no "
+        "value lies below 1 / (n + 1). Last column: how often a Kolmogorov-Smirnov test at 5 % "
+        "calls one half not uniform; above .05, because the values of one half share their "
+        "reference.", "",
         f"| model | people | {limits} | KS test rejects |", "|---|---|" + "---|" * (len(RATES) + 1),
         *rows, "",
+        f"![Share of normal people at p or below, against p]({where})", "",
     ]  # fmt: skip
     options.output.write_text("\n".join(lines), encoding="utf-8")
     draw(found, options.picture)
