@@ -22,6 +22,7 @@ FEW = 10
 # Widest list of models, narrowest description, widest transfer syntax.
 _MODELS, _DESCRIPTION, _SYNTAX = 28, 16, 24
 # Facts that the list of one image leaves out: shown elsewhere, or by --verbose.
+LISTED = 2  # models that are named; more are counted
 _HIDDEN = {"models", "problems", "blocking", "path", "group"}
 _VERBOSE = {"study_uid", "series_uid"}
 _USUAL = [("part", 1), ("parts", 1), ("missing_slices", 0)]
@@ -243,6 +244,8 @@ def _takers(image: Image) -> str:
     names = [model["name"] for model in image["models"] if model["takes"]]
     if len(names) > 1 and len(names) == len(image["models"]):
         return f"all {len(names)} models"
+    if len(names) > LISTED:  # below the table stands which do not take it
+        return f"{len(names)} of {len(image['models'])} models"
     return ", ".join(names) or _NONE
 
 
