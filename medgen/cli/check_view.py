@@ -21,8 +21,8 @@ WIDE = 110
 FEW = 10
 # Widest list of models, narrowest description, widest transfer syntax.
 _MODELS, _DESCRIPTION, _SYNTAX = 28, 16, 24
-# Facts that the list of one image leaves out: shown elsewhere, or by --verbose.
 LISTED = 2  # models that are named; more are counted
+# Facts that the list of one image leaves out: shown elsewhere, or by --verbose.
 _HIDDEN = {"models", "problems", "blocking", "path", "group"}
 _VERBOSE = {"study_uid", "series_uid"}
 _USUAL = [("part", 1), ("parts", 1), ("missing_slices", 0)]

@@ -27,29 +27,18 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
-from medgen.config import Config
+from medgen.methods._frozen import Frozen, FrozenConfig
 from medgen.networks.features import COLOUR, FrozenFeatures
 
 TINY = 1e-12
 
 
-class DN2Config(Config):
+class DN2Config(FrozenConfig):
     """Settings of the nearest neighbours."""
 
-    spatial_dims: Literal[2, 3] = Field(3, description="2 for slices, 3 for volumes")
-    channels: int = Field(1, ge=1, description="image channels (sequences)")
-    extractor: str = Field(
-        "medgen-features",
-        description="shipped package, or folder of a package or training run of selfsup, whose "
-        "network is copied when training begins",
-    )
-    widths: tuple[int, int, int, int] = Field(
-        (32, 64, 128, 160), description="channels of the extractor's stages"
-    )
     stages: tuple[Literal[1, 2, 3, 4], ...] = Field(
         (4,), min_length=1, description="which of its stages 1 to 4 describe an image"
     )
@@ -59,12 +48,11 @@ class DN2Config(Config):
     )
 
 
-class DN2(nn.Module):
+class DN2(Frozen):
     """Measures how far an image is from the most similar healthy ones."""
 
     Config = DN2Config
-    divisor = 1
-    input_slices = 1
+    config: DN2Config
     bank: Tensor
     count: Tensor
 
@@ -78,18 +66,6 @@ class DN2(nn.Module):
             "bank", torch.zeros(config.capacity, self.extractor.length * seen_alone)
         )
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-
-    def begin(self) -> None:
-        """Copy the extractor's weights: training calls this once, before its first step.
-
-        Raises:
-            InputError: There is no such extractor, or its network is another.
-        """
-        self.extractor.copy_weights(self.config.extractor)
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """None: there is nothing to fit."""
-        return {}
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """Yields no loss; keeps the descriptions of the batch's ``healthy`` images."""

@@ -29,12 +29,11 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
-from medgen.config import Config
 from medgen.errors import InputError
+from medgen.methods._frozen import Frozen, FrozenConfig
 from medgen.networks.features import COLOUR, FrozenFeatures
 
 STRIDE = 4  # voxels between the places that share a Gaussian
@@ -44,19 +43,9 @@ LARGEST = 2**26
 ROUNDING, TINY = 1e-6, 1e-12
 
 
-class PaDiMConfig(Config):
+class PaDiMConfig(FrozenConfig):
     """Settings of the density of features."""
 
-    spatial_dims: Literal[2, 3] = Field(3, description="2 for slices, 3 for volumes")
-    channels: int = Field(1, ge=1, description="image channels (sequences)")
-    extractor: str = Field(
-        "medgen-features",
-        description="shipped package, or folder of a package or training run of selfsup, whose "
-        "network is copied when training begins",
-    )
-    widths: tuple[int, int, int, int] = Field(
-        (32, 64, 128, 160), description="channels of the extractor's stages"
-    )
     stages: int = Field(3, ge=1, le=4, description="how many of its stages describe a place")
     dimensions: int = Field(
         64, ge=1, description="features that are kept of each place, chosen at random"
@@ -74,7 +63,7 @@ class PaDiMConfig(Config):
     seed: int = Field(0, description="seed of the choice of features")
 
 
-class PaDiM(nn.Module):
+class PaDiM(Frozen):
     """Measures how far the features of each place are from those of healthy images.
 
     Raises:
@@ -83,8 +72,7 @@ class PaDiM(nn.Module):
     """
 
     Config = PaDiMConfig
-    divisor = 1
-    input_slices = 1
+    config: PaDiMConfig
     chosen: Tensor
     mean: Tensor
     factor: Tensor
@@ -114,18 +102,6 @@ class PaDiM(nn.Module):
         self.register_buffer("mean", torch.zeros(places, kept))
         self.register_buffer("factor", torch.zeros(places, kept, kept))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-
-    def begin(self) -> None:
-        """Copy the extractor's weights: training calls this once, before its first step.
-
-        Raises:
-            InputError: There is no such extractor, or its network is another.
-        """
-        self.extractor.copy_weights(self.config.extractor)
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """None: the Gaussians have a closed form."""
-        return {}
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """Yields no loss; updates the Gaussians with the batch's ``healthy`` images."""
