@@ -3,7 +3,7 @@
 A U-Net (Ronneberger et al. 2015) learns from healthy images with random holes, by what Zhao et al.,
 "Loss Functions for Image Restoration With Neural Networks" (2017) found best, inside the hole only:
 
-``L = |y - x| + w (1 - SSIM(y, x))``, x the truth and y the image with the hole filled.
+``L = |y - x| + v (y - x)^2 + w (1 - SSIM(y, x))``, x the truth, y the image with the hole filled.
 
 The SSIM (Wang et al. 2004) at a voxel of the hole looks at a window that reaches beyond it, so it
 also judges whether the seam fits. The network does not start from nothing: it predicts what has to
@@ -49,6 +49,12 @@ class InpaintUNetConfig(Config):
         (16, 32, 64, 128, 160), description="channels at the five resolutions of the U-Net"
     )
     ssim_weight: float = Field(0.2, ge=0, description="weight of 1 - SSIM in the hole")
+    square_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the squared error in the hole: where several fillings are possible, "
+        "it asks for their mean, and the absolute error for their median",
+    )
     spread: bool = Field(True, description="predict the size of the error as well")
     learning_rate: float = Field(1e-3, gt=0, description="AdamW learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay")
@@ -93,9 +99,11 @@ class InpaintUNet(nn.Module):
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """L1 and SSIM to the healthy image in the hole, and the likelihood of the spread."""
         made, target, mask = self(batch["image"]), batch["target"], batch["mask"]
-        l1 = mean_inside((made.output - target).abs(), mask)
+        error = made.output - target
+        l1, square = mean_inside(error.abs(), mask), mean_inside(error.square(), mask)
         spread = made.spread_loss(target, mask)
-        loss, parts = l1 + spread, {"l1": l1, "spread": torch.as_tensor(spread)}
+        loss = l1 + self.config.square_weight * square + spread
+        parts = {"l1": l1, "square": square, "spread": torch.as_tensor(spread)}
         if self.config.ssim_weight:  # in 3-D it takes longer than the network
             similarity = ssim_inside(made.output, target, mask, data_range=DATA_RANGE)
             loss, parts["ssim"] = loss + self.config.ssim_weight * (1 - similarity), similarity

@@ -26,7 +26,7 @@ from medgen.tasks.anomaly_protocols import (
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(((9, 9), (9, 9, 9), (1, 12), (2, 5), (3, 1, 20))),
-    st.integers(1, 9),
+    st.integers(1, 40),
 )
 def test_small_regions_are_gone_at_every_threshold(seed, shape, minimum):
     generator, dims = np.random.default_rng(seed), len(shape)
