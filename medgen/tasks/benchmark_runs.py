@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -104,7 +106,8 @@ def run_all(
             note(cell, work(order))
         return failed
     # Fresh processes: CUDA does not survive a fork.
-    with ProcessPoolExecutor(min(jobs, max(1, len(orders))), get_context("spawn")) as pool:
+    processes = min(jobs, max(1, len(orders)))
+    with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
         futures = {pool.submit(work, order): cell for cell, order in orders.items()}
         try:
             for future in as_completed(futures):
@@ -114,6 +117,18 @@ def run_all(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return failed
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that one ends."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def in_words(error: BaseException) -> str:

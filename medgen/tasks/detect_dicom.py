@@ -94,6 +94,7 @@ def write_dicom_outputs(
         InputError: The scan is not DICOM, its files are gone, or the folder cannot be written.
     """
     from medgen.io import dicom_out
+    from medgen.report.words import reason
     from medgen.tasks.detect_files import output_stem
 
     names = dicom_names(output_stem(detection.volume.provenance.sources), kinds)
@@ -113,8 +114,9 @@ def write_dicom_outputs(
             detection.score, detection.p_value, detection.threshold, detection.threshold_meaning
         )
         dicom_out.write_measurement_report(
-            folder / names["sr"], source, producer, result, detection.findings, segmentation=mask
-        )
+            folder / names["sr"], source, producer, result, detection.findings,
+            reasons={one.label: reason(one) for one in detection.explanations}, segmentation=mask,
+        )  # fmt: skip
     if "sc" in names:
         picture = _picture(detection, None if overview is None else folder / overview)
         dicom_out.write_secondary_capture(folder / names["sc"], source, producer, picture)

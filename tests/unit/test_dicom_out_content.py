@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from dicom_out_cases import (
     FLAT,
     PRODUCER,
+    REASONS,
     RESULT,
     TOOLS,
     errors,
@@ -172,6 +173,14 @@ def test_centres_lie_in_the_frame_of_reference(tmp_path: Path) -> None:
     assert cited == evidence
     assert objects["seg"].SOPInstanceUID in cited
     assert len(cited) == volume.geometry.shape[2] + 1
+
+
+def test_a_finding_says_what_made_it_one(tmp_path: Path) -> None:
+    """Of the first finding it is known, of the others it is not."""
+    report = written(scan("oblique", tmp_path), tmp_path / "out")["sr"]
+    texts = [item.TextValue for item in items(report) if "TextValue" in item]
+    said = [text for text in texts if text.startswith("What made it a finding")]
+    assert said == [f"What made it a finding: {REASONS[1]}"]
 
 
 def test_a_report_alone(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -99,6 +99,7 @@ def write_measurement_report(
     result: ScanResult,
     findings: Sequence[FindingLike],
     *,
+    reasons: Mapping[int, str] | None = None,
     segmentation: Written | None = None,
     overwrite: bool = False,
 ) -> Written:
@@ -110,6 +111,7 @@ def write_measurement_report(
         producer: What made the findings.
         result: Score, threshold and what they mean.
         findings: One measurement group is written for each.
+        reasons: By a finding's label, in words: what made it one. Written as its comment.
         segmentation: The mask of all findings, if it was written too.
         overwrite: Whether an existing file may be replaced.
 
@@ -120,14 +122,20 @@ def write_measurement_report(
         InputError: The file exists or cannot be written.
     """
     facts = [_facts(finding) for finding in findings]
-    seen = {"result": asdict(result), "findings": facts, "segmentation": segmentation}
+    reasons = reasons or {}
+    seen = {
+        "result": asdict(result), "findings": facts, "segmentation": segmentation,
+        "reasons": {str(label): reason for label, reason in reasons.items()},
+    }  # fmt: skip
     own = identity(source, producer, "sr", json.dumps(seen).encode())
     with discreet():
         import highdicom
         from highdicom.sr import MeasurementReport
 
         groups = [_scan_group(source, producer, result, own)]
-        groups += [_group(source, producer, f, own, segmentation) for f in findings]
+        groups += [
+            _group(source, producer, f, reasons.get(f.label), own, segmentation) for f in findings
+        ]
         procedure = _PROCEDURES.get(source.modality, _ANY_PROCEDURE)
         report = MeasurementReport(
             observation_context=_observer(producer),
@@ -235,6 +243,7 @@ def _group(
     source: Source,
     producer: Producer,
     finding: FindingLike,
+    reason: str | None,
     own: Identity,
     segmentation: Written | None,
 ) -> Any:
@@ -274,6 +283,8 @@ def _group(
         )
     # Both templates may be extended.
     group[0].ContentSequence.append(_centre(source, finding))
+    if reason:
+        group[0].ContentSequence.append(_text(_COMMENT, f"What made it a finding: {reason}"))
     return group
 
 
