@@ -57,7 +57,8 @@ class Preparation(Config):
         "percentile",
         description="percentile: lower..upper become 0..1, clipped to 0..brightest; equalise: the "
         "rank of each value inside the mask, 0..1; eight_bits: 0..255 become 0..1, for pictures "
-        "whose brightness and colours mean something.",
+        "whose brightness and colours mean something; of DICOM the window of its header, or else "
+        "all its values.",
     )
     lower: float = Field(
         1.0, ge=0, le=100, description="Percentile inside the mask that becomes 0."
@@ -117,11 +118,15 @@ class Preparation(Config):
             ignored = _ignored(ignore, volume.geometry, grid)
             inside &= ~ignored
             image[:, ignored] = 0
+        shown, note = (0.0, 255.0), None
+        if self.normalisation == "eight_bits":
+            shown, note = _shown(volume)
+        notes += [note] if note else []
         ranges = []
         for channel in image:
             if self.bias_correction:
                 _correct_bias(channel, inside)
-            ranges.append(_normalise(channel, inside, self))
+            ranges.append(_normalise(channel, inside, self, shown))
         if self.bias_correction:
             notes.append("shading removed with N4")
         whole = inside if ignored is None else inside | ignored
@@ -382,10 +387,35 @@ def _ignored(ignore: NDArray[np.bool_], source: Geometry, grid: Geometry) -> NDA
     return found
 
 
+def _shown(volume: Volume) -> tuple[tuple[float, float], str | None]:
+    """The values to be shown black and white, and how they were chosen if that is not plain.
+
+    Raises:
+        InputError: A picture holds more than 8 bits, and does not say what of them to show.
+    """
+    least, largest = float(volume.voxels.min()), float(volume.voxels.max())
+    if volume.provenance.window is not None:
+        low, high = volume.provenance.window
+        return (low, high), f"values {low:g} to {high:g} shown, as its header asks"
+    if least >= 0 and largest <= 255:
+        return (0.0, 255.0), None
+    if volume.provenance.format == "dicom":
+        return (least, largest), f"all values shown, {least:g} to {largest:g}: no window is given"
+    raise InputError(
+        f"the values are {least:g}..{largest:g}, but 8 bits hold 0..255",
+        "Save the picture with 8 bits, with the window you want to see.",
+    )
+
+
 def _normalise(
-    channel: NDArray[np.float32], inside: NDArray[np.bool_], preparation: Preparation
+    channel: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+    preparation: Preparation,
+    shown: tuple[float, float],
 ) -> tuple[float, float]:
     """Replace the values inside the mask, in place, by their normalised ones.
+
+    ``shown`` are the values that become 0 and 1 by ``eight_bits``.
 
     Returns:
         The values that became 0 and 1; of ``equalise`` the least and the largest.
@@ -400,11 +430,8 @@ def _normalise(
         low, high = ordered[0], ordered[-1]
         flat = low == high
     elif preparation.normalisation == "eight_bits":
-        low, high, flat = 0, 255, False
-        if values.min() < low - 0.5 or values.max() > high + 0.5:  # half a grey: interpolation
-            msg = f"the values are {values.min():g}..{values.max():g}, but 8 bits hold 0..255"
-            raise InputError(msg, "Save the picture with 8 bits, with the window you want to see.")
-        normal = (values / 255).clip(0, 1)
+        (low, high), flat = shown, False
+        normal = ((values - low) / (high - low)).clip(0, 1)
     else:
         low, high = np.percentile(values, [preparation.lower, preparation.upper])
         flat = not high > low

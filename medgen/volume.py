@@ -117,6 +117,7 @@ class Provenance:
         format: ``nifti``, ``dicom``, ``png``, ... or ``memory``.
         modality: DICOM modality code (``MR``, ``CT``, ...) if known.
         units: Unit of the voxel values if known (``HU``, ``SUVbw``, ...).
+        window: Values that the header asks to be shown black and white, if it says so.
         details: Anything a writer needs later (NIfTI form codes, DICOM references).
     """
 
@@ -124,6 +125,7 @@ class Provenance:
     format: str = "memory"
     modality: str | None = None
     units: str | None = None
+    window: tuple[float, float] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -28,6 +28,7 @@ from medgen.io.dicom_group import Series, choose_series, group, reasons
 from medgen.io.dicom_pixels import voxels_of, without_pixels
 from medgen.io.dicom_slices import Slice, slices_of
 from medgen.io.dicom_stack import MissingSlicesError, Stack, arrange
+from medgen.io.dicom_values import window
 from medgen.io.suv import to_suvbw
 from medgen.io.values import blocking, choose_frame, refuse_unusable
 from medgen.io.walk import Location
@@ -281,6 +282,7 @@ def _provenance(source: Source, series: Series, stack: Stack, index: int) -> Pro
         format="dicom",
         modality=modality,
         units=units or ("HU" if modality == "CT" else None),
+        window=window(header),
         details={"dicom": details},
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut
 
 from medgen.io.dicom_slices import Slice
@@ -71,6 +72,34 @@ def real_values(
     return padding
 
 
+def window(header: Dataset) -> tuple[float, float] | None:
+    """The real values that a picture's header asks to be shown black and white.
+
+    The first of its windows (PS3.3 C.11.2.1.2), as the values of :func:`real_values` have it; of a
+    sigmoid the straight part; None without a window, or with a table of any shape in its place.
+    """
+    try:
+        centre, width = (
+            float(value[0] if isinstance(value, MultiValue) else value)
+            for value in (header.WindowCenter, header.WindowWidth)
+        )
+        slope, intercept = (
+            float(header[name].value) if header.get(name) not in (None, "") else usual
+            for name, usual in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+        )
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return None
+    if "ModalityLUTSequence" in header or not width >= 1 or not np.isfinite([centre, width]).all():
+        return None
+    if header.get("VOILUTFunction", "LINEAR") == "LINEAR":  # black and white are half a grey nearer
+        centre, width = centre - 0.5, width - 1
+    low, high = centre - width / 2, centre + width / 2
+    if str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1":
+        ends = slope * _ends(header) + 2 * intercept
+        low, high = ends - high, ends - low
+    return (low, high) if high > low else None
+
+
 def _line(stored: NDArray[Any], slope: Any, intercept: Any, out: NDArray[np.float32]) -> None:
     a, b = float(slope), float(intercept or 0.0)
     if (a, b) == (1.0, 0.0):
@@ -96,9 +125,13 @@ def _mapped(stored: NDArray[Any], mapping: Dataset, out: NDArray[np.float32]) ->
 
 def _inverted(stored: NDArray[Any], header: Dataset) -> NDArray[Any]:
     """MONOCHROME1 shows low values bright; turn it round within the range of the stored bits."""
+    return (_ends(header) - stored.astype(np.int64)).astype(np.int32)
+
+
+def _ends(header: Dataset) -> int:
+    """The least and the largest value that the stored bits can hold, added."""
     bits = int(header.get("BitsStored") or header.BitsAllocated)
-    total = -1 if header.get("PixelRepresentation") else 2**bits - 1  # sum of both ends
-    return (total - stored.astype(np.int64)).astype(np.int32)
+    return -1 if header.get("PixelRepresentation") else 2**bits - 1
 
 
 def _padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:

@@ -80,6 +80,7 @@ def to_suvbw(volume: Volume) -> Volume:
     provenance = replace(
         volume.provenance,
         units="SUVbw",
+        window=None,
         details={**volume.provenance.details, "dicom": {**details, "suv": found}},
     )
     voxels = volume.voxels * np.float32(found.factor)
