@@ -105,12 +105,20 @@ class FillingUNet(BasicUNet):
             features=(*features, features[0]),
             norm="batch",
         )
-        start_near(self.final_conv, channels * folded, gain=FIRST_GAIN)
+        self.changes = channels * folded  # outputs of the last layer that are no spread
+        start_near(self.final_conv, self.changes, gain=FIRST_GAIN)
         self.factor = factor
         self.divisor = 2**HALVINGS * factor
         # On CPUs 2-D convolutions run about 1.5 times faster in this layout.
         self.layout = torch.channels_last if dims == 2 else torch.channels_last_3d
         self.to(memory_format=self.layout)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def soften(self, strength: float) -> None:
+        """Make only this part of every correction from now on, 1 being all."""
+        for values in (self.final_conv.weight, self.final_conv.bias):
+            assert isinstance(values, Tensor)
+            values[: self.changes] *= strength
 
     def fill(self, slices: Slices) -> Restored:
         """The middle slice with its filling corrected.

@@ -96,6 +96,10 @@ class InpaintUNet(nn.Module):
         """
         return self.network.fill(apart(image, self.config.channels))
 
+    def soften(self, strength: float) -> None:
+        """Make only this part of every correction from now on, 1 being all."""
+        self.network.soften(strength)
+
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """L1 and SSIM to the healthy image in the hole, and the likelihood of the spread."""
         made, target, mask = self(batch["image"]), batch["target"], batch["mask"]

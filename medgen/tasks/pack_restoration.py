@@ -33,6 +33,8 @@ SAMPLES = "samples.jpg"
 VOXELS_PER_BATCH = 20_000
 # Voxels around a hole that an inpainting network is shown.
 HOLE_CONTEXT = 32
+# Tasks whose networks learn from patches, and how far tiles of that size overlap.
+PATCHES, PATCH_OVERLAP = ("denoise", "super-resolve"), 0.25
 # Every restoration model is prepared like this; a recipe says the rest.
 PREPARATION = {"brain": "none", "brightest": None}
 
@@ -55,6 +57,10 @@ class RestorationRecipe(Recipe):
         {}, description="keys of the manifest's `restoration` that the run does not know"
     )
     spread: SpreadRecipe = SpreadRecipe()
+    soften: bool = Field(
+        False, description="make only that part of the network's corrections that comes closest to "
+        "the truth on held-out data"
+    )  # fmt: skip
 
 
 def pack_restorer(
@@ -82,7 +88,10 @@ def pack_restorer(
                 "the run held nothing out, so the spread cannot be calibrated",
                 "Train with data.anatomy.validation_subjects and a validation_fraction above 0.",
             )
-        spread, measured = calibrate(run.method, source, recipe.spread, progress)
+        if recipe.soften:
+            measured["strength"] = soften(run.method, source, recipe.spread.batches)
+        spread, found = calibrate(run.method, source, recipe.spread, progress)
+        measured |= found
         restores = restores.model_copy(update={"spread": spread})
     planes = len(restores.targets) if len(restores.targets) > 1 else 0
     picture = sample_picture(run.config, run.method)
@@ -99,7 +108,7 @@ def pack_restorer(
         task=recipe.task,
         contract=recipe.contract,
         preparation=preparation,
-        inference=_inference(recipe, run.method),
+        inference=_inference(recipe, run.method, source.config),
         restoration=restores,
     )
 
@@ -146,11 +155,21 @@ def _preparation(recipe: RestorationRecipe, source: Any) -> dict[str, Any]:
     return values
 
 
-def _inference(recipe: RestorationRecipe, method: Any) -> dict[str, Any]:
-    """The recipe's inference; a hole is shown with its surroundings."""
-    mode = "2.5d" if method.input_slices > 1 else f"{method.spatial_dims}d"
-    context = {"context_voxels": HOLE_CONTEXT} if recipe.task == "inpaint" else {}
-    return {"mode": mode, **context, **recipe.inference}
+def _inference(recipe: RestorationRecipe, method: Any, settings: Any) -> dict[str, Any]:
+    """The recipe's inference; what it leaves out fits how the network was trained.
+
+    Convolutions see zeros beyond an image's border. A network whose training images were smaller
+    than what it looks at has seen nothing else, so it is shown tiles of the same size; on whole
+    slices such a denoiser drew grids. A hole is shown with its surroundings.
+    """
+    known: dict[str, Any] = {
+        "mode": "2.5d" if method.input_slices > 1 else f"{method.spatial_dims}d"
+    }
+    if recipe.task == "inpaint":
+        known["context_voxels"] = HOLE_CONTEXT
+    elif recipe.task in PATCHES and getattr(settings, "size", None) is not None:
+        known |= {"tile": tuple(settings.size), "overlap_fraction": PATCH_OVERLAP}
+    return {**known, **recipe.inference}
 
 
 def _known(data: tuple[TrainingData, ...], source: Any) -> tuple[TrainingData, ...]:
@@ -168,6 +187,48 @@ def _known(data: tuple[TrainingData, ...], source: Any) -> tuple[TrainingData, .
     if len(known) > place:
         known[place] = with_facts(known[place], getattr(source, "facts", None) or {})
     return tuple(known)
+
+
+def soften(method: Any, source: Any, batches: int) -> float:
+    """Weaken a network's corrections to the part that fits data it never saw best.
+
+    A network that has learned its training heads by heart goes too far on others. The part with the
+    least squared error is ``sum(c * (x - g)) / sum(c * c)``, with ``c`` the correction of the given
+    image ``g`` of truth ``x``: a shrinkage as James and Stein's, fitted on held-out batches.
+
+    Args:
+        method: A network with ``soften``; changed.
+        source: Its training data; ``validation_batch`` gives what it never saw.
+        batches: How many to draw; every second one, so that :func:`calibrate` measures on others.
+
+    Returns:
+        The part that is kept, at most 1.
+
+    Raises:
+        InputError: The network cannot be softened, or its corrections help nowhere.
+    """
+    import torch
+
+    if not hasattr(method, "soften"):
+        raise InputError(f"{type(method).__name__} makes no corrections that could be softened")
+    fitting, power = 0.0, 0.0
+    middle = method.channels * (method.input_slices // 2)
+    for number in range(0, batches, 2):
+        batch = source.validation_batch(number)
+        with torch.inference_mode():
+            made = method.eval()(batch["image"]).output
+        given = batch["image"][:, middle : middle + made.shape[1]]
+        change = ((made - given) * batch["mask"]).double()
+        fitting += float((change * (batch["target"] - given)).sum())
+        power += float(change.square().sum())
+    if not fitting > 0:
+        raise InputError(
+            "on held-out data the network's corrections lead away from the truth",
+            "Train it longer, on more or on other data.",
+        )
+    strength = min(1.0, fitting / power)
+    method.soften(strength)
+    return strength
 
 
 def calibrate(
@@ -291,7 +352,7 @@ What it returns is computed, not measured: never read a finding from it, or from
 
 {data_table(recipe)}
 
-## Uncertainty
+{_softened(measured)}## Uncertainty
 
 {_uncertainty(recipe, restores, measured)}
 
@@ -299,6 +360,16 @@ What it returns is computed, not measured: never read a finding from it, or from
 
 {metrics_table(recipe)}
 """
+
+
+def _softened(measured: dict[str, float]) -> str:
+    """The card's sentence on corrections that are made in part."""
+    if "strength" not in measured:
+        return ""
+    return (
+        f"Its corrections are made at {measured['strength']:.0%} of what it learned: that part "
+        "came closest, by squared error, to held-out data of the training data's kind.\n\n"
+    )
 
 
 def _uncertainty(recipe: RestorationRecipe, restores: Restores, measured: dict[str, float]) -> str:

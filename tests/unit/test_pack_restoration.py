@@ -69,6 +69,7 @@ def test_a_package_says_what_the_run_knows(package: ModelPackage) -> None:
     assert package.preparation.brightest is None
     assert package.preparation.spacing_mm == 4.0
     assert package.inference.mode == "2.5d"
+    assert package.inference.tile == (32, 40)  # as it was trained
     card = (package.folder / "CARD.md").read_text()
     assert f"held {block.spread.coverage:.1%}" in card.replace("\n", " ")
 
