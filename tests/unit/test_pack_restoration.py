@@ -13,10 +13,12 @@ import torch
 import yaml
 
 from medgen.errors import InputError, PackageError
+from medgen.methods import build
+from medgen.methods._restoring import Restored
 from medgen.package import ModelPackage, load_package, verify_package
 from medgen.restoration_sets import RestorationSource
 from medgen.tasks.pack import pack, read_recipe
-from medgen.tasks.pack_restoration import SpreadRecipe, calibrate
+from medgen.tasks.pack_restoration import SpreadRecipe, calibrate, soften
 
 RECIPE: dict[str, Any] = {
     "task": "denoise", "name": "tiny-denoise", "version": "0.1.0", "summary": "tiny",
@@ -169,3 +171,65 @@ def test_the_manifest_belongs_to_its_task(package: ModelPackage) -> None:
     for wrong in ({"task": "detect-anomalies"}, {"restoration": None}, {"task": "translate"}):
         with pytest.raises(ValidationError):
             Manifest.model_validate({**values, **wrong})
+
+
+class TooFar:
+    """Corrects everything by so many times what would be right."""
+
+    channels, input_slices = 1, 3
+
+    def __init__(self, times: float) -> None:
+        self.times, self.strength = times, 1.0
+
+    def __call__(self, image: torch.Tensor) -> Restored:
+        middle = image[:, 1:2]
+        return Restored(middle + self.strength * self.times * (1 - middle), None)
+
+    def soften(self, strength: float) -> None:
+        self.strength *= strength
+
+    def eval(self) -> TooFar:
+        return self
+
+
+class Ones:
+    """The truth is 1; what stands outside the mask must not matter."""
+
+    def validation_batch(self, number: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(number)
+        image = torch.rand((4, 3, 16, 16), generator=generator)
+        mask = (torch.rand((4, 1, 16, 16), generator=generator) < 0.3).float()
+        target = torch.where(mask > 0, 1.0, -50.0)
+        return {"image": image, "target": target, "mask": mask}
+
+
+@pytest.mark.parametrize(("times", "kept"), [(2.0, 0.5), (1.25, 0.8), (1.0, 1.0), (0.5, 1.0)])
+def test_corrections_are_softened_to_what_fits(times: float, kept: float) -> None:
+    method = TooFar(times)
+    assert soften(method, Ones(), 6) == pytest.approx(kept, abs=1e-6)
+    assert method.strength == pytest.approx(kept, abs=1e-6)
+
+
+def test_corrections_that_only_harm_are_refused() -> None:
+    with pytest.raises(InputError, match="lead away from the truth"):
+        soften(TooFar(-0.5), Ones(), 6)
+    with pytest.raises(InputError, match="no corrections"):
+        soften(Guess(), Ones(), 6)
+
+
+@pytest.mark.parametrize("dims", (2, 3))
+def test_a_softened_network_changes_its_part(dims: int) -> None:
+    """Every voxel of the correction, and nothing of the spread."""
+    torch.manual_seed(0)
+    network: Any = build(
+        "inpaint_unet", {"spatial_dims": dims, "fold": 2, "features": [4, 4, 4, 4, 4]}
+    ).eval()
+    image = torch.rand((2, 2, *(32,) * dims))
+    image[:, 1] = (image[:, 1] > 0.5).float()
+    with torch.inference_mode():
+        before = network(image)
+        network.soften(0.25)
+        after = network(image)
+    given = image[:, :1]
+    torch.testing.assert_close(after.output - given, 0.25 * (before.output - given))
+    torch.testing.assert_close(after.log_spread, before.log_spread)
