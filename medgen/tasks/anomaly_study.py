@@ -274,7 +274,10 @@ def units(study: Study, methods: Sequence[str] = (), seeds: int = 1) -> list[Uni
     labels = [unit.label for unit in found]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
-        raise InputError(f"two models would be called {twice}", "Give each a `name` of its own.")
+        hint = "Give each a `name` of its own."
+        if any(unit.label == twice for unit in found if unit.kind == "baseline"):
+            hint = "One is a baseline, which stands in every study: leave it out of `models`."
+        raise InputError(f"two models would be called {twice}", hint)
     return found
 
 

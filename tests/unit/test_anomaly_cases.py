@@ -206,6 +206,9 @@ def test_units_are_baselines_models_and_seeds(tmp_path):
         units(one, ["gan"])
     with pytest.raises(InputError, match="two models would be called brain-mr-seed0"):
         units(study(tmp_path, models=["brain-mr", {"name": "brain-mr", "package": "intensity"}]))
+    with pytest.raises(InputError, match="called intensity-seed0") as told:
+        units(study(tmp_path, models=["intensity"]))
+    assert "a baseline, which stands in every study" in str(told.value.hint)
     with pytest.raises(InputError, match="unknown model 'brain-m'"):
         units(study(tmp_path, models=["brain-m"]))
     plain = study(tmp_path, models=[{"name": "shipped", "package": "intensity"}])
