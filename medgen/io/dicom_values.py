@@ -76,7 +76,8 @@ def window(header: Dataset) -> tuple[float, float] | None:
     """The real values that a picture's header asks to be shown black and white.
 
     The first of its windows (PS3.3 C.11.2.1.2), as the values of :func:`real_values` have it; of a
-    sigmoid the straight part; None without a window, or with a table of any shape in its place.
+    sigmoid the straight part. None without a window, or where a table or a map, of which a window
+    knows nothing, makes the real values.
     """
     try:
         centre, width = (
@@ -89,7 +90,11 @@ def window(header: Dataset) -> tuple[float, float] | None:
         )
     except (AttributeError, IndexError, TypeError, ValueError):
         return None
-    if "ModalityLUTSequence" in header or not width >= 1 or not np.isfinite([centre, width]).all():
+    plain = header.get("RescaleSlope") not in (None, "")
+    mapped = not plain and "RealWorldValueMappingSequence" in header
+    if "ModalityLUTSequence" in header or mapped:
+        return None
+    if not width >= 1 or not np.isfinite([centre, width]).all():
         return None
     if header.get("VOILUTFunction", "LINEAR") == "LINEAR":  # black and white are half a grey nearer
         centre, width = centre - 0.5, width - 1

@@ -98,6 +98,18 @@ def test_a_radiograph_is_seen_through_its_window(
     assert any("as its header asks" in note for note in prepared.notes)
 
 
+def test_a_window_of_stored_values_is_not_one_of_mapped_ones(tmp_path: Path) -> None:
+    mapping = pydicom.Dataset()
+    mapping.RealWorldValueFirstValueMapped, mapping.RealWorldValueLastValueMapped = 0, 4095
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 0.01, 0.0
+    _, volume = radiograph(
+        tmp_path, WindowCenter=1500, WindowWidth=2000, RescaleSlope=None, RescaleIntercept=None,
+        RealWorldValueMappingSequence=[mapping],
+    )  # fmt: skip
+    assert volume.voxels.max() < 41
+    assert volume.provenance.window is None
+
+
 @pytest.mark.parametrize(
     "tags",
     ({}, {"WindowCenter": 5}, {"WindowCenter": 5, "WindowWidth": 0},
