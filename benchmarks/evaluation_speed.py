@@ -126,6 +126,13 @@ def main() -> None:
                 f"{3600 / more:.0f} | {more / floor:.2f} | {few_gb:.2f} | {many_gb:.2f} |"
             )
             print(lines[-1], flush=True)
+    lines += [
+        "",
+        "With more heads, each costs more: a free-response curve up to five false findings per scan "
+        "has to follow every scan to five times their number, as one scan might have them all. "
+        "That is the work of Python, voxel by voxel, and the largest part of protocols that judge "
+        "voxels.",
+    ]
     text = "\n".join(lines) + "\n"
     print(text)
     if options.output:
