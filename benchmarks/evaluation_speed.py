@@ -128,10 +128,10 @@ def main() -> None:
             print(lines[-1], flush=True)
     lines += [
         "",
-        "With more heads, each costs more: a free-response curve up to five false findings per scan "
-        "has to follow every scan to five times their number, as one scan might have them all. "
-        "That is the work of Python, voxel by voxel, and the largest part of protocols that judge "
-        "voxels.",
+        "With more heads, each costs more: a free-response curve up to five false findings per "
+        "scan has to follow every scan to five times their number, as one scan might have them "
+        "all. That is the work of Python, voxel by voxel, and the largest part of protocols "
+        "that judge voxels.",
     ]
     text = "\n".join(lines) + "\n"
     print(text)
