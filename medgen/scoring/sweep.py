@@ -117,32 +117,30 @@ class _Forest:
 
     def add(self, voxel: int, lesion: int, level: float) -> None:
         """Let a voxel in and merge the regions it connects."""
-        parent, root = self.parent, voxel
+        parent, size, root = self.parent, self.size, voxel
         parent[voxel] = voxel
-        self.size[voxel] = 1
+        size[voxel] = 1
         if lesion:
             self.touched[voxel] = {lesion}
-        around = (voxel + step for step in self.neighbours)
-        regions = {self._root(other) for other in around if parent[other] >= 0}
-        for region in regions:
+        for step in self.neighbours:
+            region = voxel + step
+            if parent[region] < 0:
+                continue
+            while parent[region] != region:  # written out here: this runs millions of times
+                parent[region] = region = parent[parent[region]]
+            if region == root:
+                continue
             self._count(region, -1)
-            if self.size[region] > self.size[root]:
+            if size[region] > size[root]:
                 root, region = region, root
             parent[region] = root
-            self.size[root] += self.size.pop(region)
+            size[root] += size.pop(region)
             if region in self.touched:
                 self.touched.setdefault(root, set()).update(self.touched.pop(region))
         self._count(root, +1)
         if self.size[root] >= self.minimum:
             for number in self.touched.get(root, ()):
                 self.detected_at[number - 1] = max(self.detected_at[number - 1], level)
-
-    def _root(self, voxel: int) -> int:
-        parent = self.parent
-        while parent[voxel] != voxel:
-            parent[voxel] = parent[parent[voxel]]
-            voxel = parent[voxel]
-        return voxel
 
     def _count(self, root: int, sign: int) -> None:
         """Add or take away a region from the false findings, if it is one."""
