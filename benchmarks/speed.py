@@ -50,14 +50,19 @@ io.write_nifti(out + "/mask.nii.gz", (image > 500).astype(np.uint8), volume.geom
 def draw_scan(scan: Path, model: str) -> list[list[int]]:
     """Write the scan, and say the shape of every batch that the network will see of it."""
     from medgen import io
-    from medgen.package import load_package, run_model
+    from medgen.package import load_package
     from medgen.phantoms import brain
 
     volume = brain(SHAPE, spacing_mm=1.0, contrast="flair", lesion_radius_mm=9.0).image
     io.write_nifti(scan, volume.voxels[0].astype("int16"), volume.geometry, kind="image")
-    package = load_package(model)
-    method: Any = package.method()
-    shapes: list[list[int]] = []
+    return batch_shapes(load_package(model), io.read(scan))
+
+
+def batch_shapes(package: Any, scan: Any) -> list[list[int]]:
+    """The shape of every batch that a detector's network sees of a scan."""
+    from medgen.package import run_model
+
+    method, shapes = package.method(), []
     predict = method.predict
 
     def record(image: Any) -> Any:
@@ -65,7 +70,7 @@ def draw_scan(scan: Path, model: str) -> list[list[int]]:
         return predict(image)
 
     method.predict = record
-    run_model(package, io.read(scan), method=method)
+    run_model(package, scan, method=method)
     return shapes
 
 

@@ -26,7 +26,6 @@ from torch import Generator, Tensor
 from medgen.anatomy import (
     LEAST_VISIBLE,
     LESION_SIGN,
-    AnatomyConfig,
     LabelMapSource,
     Subject,
     batch_generator,
@@ -34,6 +33,7 @@ from medgen.anatomy import (
     percentiles,
     scan,
 )
+from medgen.anatomy_settings import AnatomyConfig
 from medgen.config import Config
 from medgen.corruption import Lesion, blob, chance, paint_lesions, random_voxel, uniform
 from medgen.errors import InputError

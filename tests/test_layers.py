@@ -21,6 +21,7 @@ ROWS = (
     ("io", "resampling", "grouped_files"),
     (
         *("preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"),
+        "anatomy_settings",
         *("image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"),
         *("restoration_sets", "restoration_settings", "real_scans", "domain_sets", "classical"),
         *("batch_pool", "holed_slabs", "normal_sets"),
@@ -38,12 +39,14 @@ ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 # Within one row, and only in this direction: (who, whom).
 NEIGHBOURS = {
     ("preparation", "brain"),
+    ("anatomy", "anatomy_settings"),
     ("anatomy", "corruption"),
     ("classical", "corruption"),  # one way to apply a matrix along an axis
     ("anatomy", "label_maps"),
     ("anatomy", "phantoms"),
     ("annotated_sets", "image_sets"),
     ("annotated_brain", "anatomy"),
+    ("annotated_brain", "anatomy_settings"),
     ("annotated_brain", "annotated_sets"),
     ("annotated_brain", "corruption"),
     ("annotated_brain", "image_sets"),
@@ -73,7 +76,8 @@ NEIGHBOURS = {
     ("metrics", "scoring"),  # both count findings; one definition
 }
 # Nearer than the row says: a method must stay usable on plain tensors.
-DATA = {"io", "preparation", "brain", "corruption", "phantoms", "label_maps", "anatomy"}
+DATA = {"io", "preparation", "brain", "corruption", "phantoms", "label_maps"}
+DATA |= {"anatomy", "anatomy_settings"}
 DATA |= {"image_sets", "annotated_sets", "annotated_brain", "mixed_sets", "toy"}
 DATA |= {"restoration_sets", "restoration_settings", "real_scans", "domain_sets", "classical"}
 DATA |= {"batch_pool", "holed_slabs", "normal_sets"}

@@ -33,8 +33,8 @@ SAMPLES = "samples.jpg"
 VOXELS_PER_BATCH = 20_000
 # Voxels around a hole that an inpainting network is shown.
 HOLE_CONTEXT = 32
-# Tasks whose networks learn from patches, and how far tiles of that size overlap.
-PATCHES, PATCH_OVERLAP = ("denoise", "super-resolve"), 0.25
+# How far the tiles of a denoiser overlap.
+TILE_OVERLAP = 0.25
 # Every restoration model is prepared like this; a recipe says the rest.
 PREPARATION = {"brain": "none", "brightest": None}
 
@@ -158,17 +158,17 @@ def _preparation(recipe: RestorationRecipe, source: Any) -> dict[str, Any]:
 def _inference(recipe: RestorationRecipe, method: Any, settings: Any) -> dict[str, Any]:
     """The recipe's inference; what it leaves out fits how the network was trained.
 
-    Convolutions see zeros beyond an image's border. A network whose training images were smaller
-    than what it looks at has seen nothing else, so it is shown tiles of the same size; on whole
-    slices such a denoiser drew grids. A hole is shown with its surroundings.
+    Convolutions see zeros beyond an image's border. A denoiser that learned from patches has seen
+    little else, so it is shown tiles of their size; on larger ones it drew a grid. (The networks
+    for super-resolution were as good on larger ones.) A hole is shown with its surroundings.
     """
     known: dict[str, Any] = {
         "mode": "2.5d" if method.input_slices > 1 else f"{method.spatial_dims}d"
     }
     if recipe.task == "inpaint":
         known["context_voxels"] = HOLE_CONTEXT
-    elif recipe.task in PATCHES and getattr(settings, "size", None) is not None:
-        known |= {"tile": tuple(settings.size), "overlap_fraction": PATCH_OVERLAP}
+    elif recipe.task == "denoise":
+        known |= {"tile": tuple(settings.size), "overlap_fraction": TILE_OVERLAP}
     return {**known, **recipe.inference}
 
 

@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from medgen.anatomy import (
-    AnatomyConfig,
-    LabelMapSource,
-    PhantomConfig,
-    PhantomSource,
-    normalise,
-)
+from medgen.anatomy import LabelMapSource, PhantomSource, normalise
+from medgen.anatomy_settings import AnatomyConfig, PhantomConfig
 from medgen.corruption import gaussian_blur
 from medgen.errors import InputError, LeakageError
 from medgen.label_maps import brain_distance_mm, read_label_maps
