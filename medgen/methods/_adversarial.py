@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from medgen.config import Config
 from medgen.losses import critic_parts, wasserstein_critic, wgan_gp
 from medgen.methods._coding import CodedConfig
 from medgen.networks.autoencoding import bottleneck, decoder, dense_size, encoder, fit_to
+from medgen.networks.critics import ImageCritic
 
 Parts = dict[str, Tensor]
 
@@ -67,12 +68,62 @@ class Coder(nn.Module):
         return image
 
     def fitted(self, image: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
-        """The image at a size the networks can take, and where in it the given image lies.
+        """The image at a size the networks can take, and the index of the given image in it.
 
         Raises:
             InputError: It is too large, or its size is no multiple of ``divisor``.
         """
         return fit_to(image, self.image_size, self.factor)
+
+
+class AdversarialCoder(nn.Module):
+    """What every method with a coder and a critic has in common.
+
+    Args:
+        config: Its settings.
+        moments: Numbers that the encoder gives for each latent variable.
+
+    Raises:
+        InputError: A dense latent space without a fitting ``image_size``.
+    """
+
+    input_slices = 1
+
+    def __init__(self, config: DenseConfig | CodedConfig, *, moments: int = 1) -> None:
+        super().__init__()
+        self.spatial_dims = config.spatial_dims
+        self.coder = Coder(config, moments=moments)
+        self.divisor = self.coder.divisor
+
+    def encode(self, image: Tensor) -> Any:
+        """Codes ``(B, latent_channels[, *spatial / factor])`` of fitted images."""
+        return self.coder.encode(image)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Images ``(B, C, *spatial)`` of codes."""
+        return self.coder.decode(latent)
+
+    def latent(self, image: Tensor) -> Tensor:
+        """Codes of images of any size, flattened ``(B, K)``."""
+        code: Tensor = self.encode(self.coder.fitted(image)[0])
+        return code.flatten(1)
+
+    def copy_and_score(
+        self, image: Tensor, critic: ImageCritic, kappa: float, measure: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """``restored`` ``(B, C, *spatial)`` and ``score`` ``(B, 1, *spatial)``.
+
+        Args:
+            image: Of any size.
+            critic: Whose features of image and copy are compared.
+            kappa: Weight of their distance.
+            measure: Of a difference: absolute value or square.
+        """
+        fitted, inside = self.coder.fitted(image)
+        copy = self.decode(self.encode(fitted))
+        seen = (critic.features(fitted), critic.features(copy))
+        score = distance_map(fitted, copy, seen, kappa, measure)
+        return {"restored": copy[inside], "score": score[inside]}
 
 
 def wasserstein_step(

@@ -89,7 +89,7 @@ class Coded(nn.Module):
         return images
 
     def fitted(self, image: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
-        """The image at a size the network can take, and where in it the given image lies."""
+        """The image at a size the network can take, and the index of the given image in it."""
         return fit_to(image, self.image_size, self.factor)
 
     def weighed(self, image: Tensor, bound: Energy) -> Energy:

@@ -24,11 +24,11 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from medgen.losses import ADVERSARIAL, critic_parts, squared_error
-from medgen.methods._adversarial import Coder, Parts, wasserstein_step
+from medgen.methods._adversarial import AdversarialCoder, Parts, wasserstein_step
 from medgen.methods._coding import CodedConfig
 from medgen.networks.critics import CodeCritic, codes
 from medgen.networks.layers import frozen
@@ -52,7 +52,7 @@ class AAEConfig(CodedConfig):
     betas: tuple[float, float] = Field((0.5, 0.9), description="Adam's betas of these two")
 
 
-class AAE(nn.Module):
+class AAE(AdversarialCoder):
     """Copies images through codes that are distributed like a standard normal.
 
     Raises:
@@ -60,15 +60,11 @@ class AAE(nn.Module):
     """
 
     Config = AAEConfig
-    input_slices = 1
     training_only = ("critic",)
 
     def __init__(self, config: AAEConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
-        self.spatial_dims = config.spatial_dims
-        self.coder = Coder(config)
-        self.divisor = self.coder.divisor
         offset = config.loss != "wasserstein"
         self.critic = CodeCritic(config.latent_channels, config.critic_width, offset=offset)
 
@@ -81,18 +77,6 @@ class AAE(nn.Module):
             "critic": Adam(self.critic.parameters(), rate, betas),
             "encoder": Adam(self.coder.encoder.parameters(), rate, betas),
         }
-
-    def encode(self, image: Tensor) -> Tensor:
-        """Codes ``(B, latent_channels[, *spatial / factor])``."""
-        return self.coder.encode(image)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Images ``(B, C, *spatial)`` of codes as :meth:`encode` gives them."""
-        return self.coder.decode(latent)
-
-    def latent(self, image: Tensor) -> Tensor:
-        """Codes of images of any size, flattened ``(B, K)``."""
-        return self.encode(self.coder.fitted(image)[0]).flatten(1)
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, Parts]]:
         """Copying, the critic on codes, and deceiving it."""
@@ -128,4 +112,4 @@ class AAE(nn.Module):
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         """``restored`` ``(B, C, *spatial)`` in the image's unit."""
         fitted, inside = self.coder.fitted(image)
-        return {"restored": self.decode(self.encode(fitted))[(slice(None), slice(None), *inside)]}
+        return {"restored": self.decode(self.encode(fitted))[inside]}

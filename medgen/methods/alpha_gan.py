@@ -25,12 +25,12 @@ from collections.abc import Iterator
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from medgen.losses import critic_parts, cross_entropy_critic, wasserstein_generator
-from medgen.methods._adversarial import Coder, DenseConfig, Parts, distance_map
+from medgen.methods._adversarial import AdversarialCoder, DenseConfig, Parts
 from medgen.networks.critics import CodeCritic, ImageCritic
 from medgen.networks.layers import frozen
 
@@ -57,7 +57,7 @@ class AlphaGANConfig(DenseConfig):
     betas: tuple[float, float] = Field((0.5, 0.9), description="Adam's betas of all")
 
 
-class AlphaGAN(nn.Module):
+class AlphaGAN(AdversarialCoder):
     """Copies images; its codes look like noise and its images like real ones.
 
     Raises:
@@ -65,15 +65,11 @@ class AlphaGAN(nn.Module):
     """
 
     Config = AlphaGANConfig
-    input_slices = 1
     training_only = ("code_critic",)
 
     def __init__(self, config: AlphaGANConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
-        self.spatial_dims = config.spatial_dims
-        self.coder = Coder(config)
-        self.divisor = self.coder.divisor
         # Its features are part of the score, so packages keep it.
         self.critic = ImageCritic(config.spatial_dims, config.channels, config.critic_features)
         self.code_critic = CodeCritic(config.latent_channels, config.code_critic_width)
@@ -89,18 +85,6 @@ class AlphaGAN(nn.Module):
         }
         betas = self.config.betas
         return {name: Adam(net.parameters(), own, betas) for name, (net, own) in networks.items()}
-
-    def encode(self, image: Tensor) -> Tensor:
-        """Codes ``(B, latent_channels)`` of images ``(B, C, *image_size)``."""
-        return self.coder.encode(image)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Images ``(B, C, *image_size)`` of codes, which are standard normal."""
-        return self.coder.decode(latent)
-
-    def latent(self, image: Tensor) -> Tensor:
-        """Codes of images of any size up to ``image_size``, ``(B, latent_channels)``."""
-        return self.encode(self.coder.fitted(image)[0])
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, Parts]]:
         """Encoder, generator and the two critics; each sees those before it already updated."""
@@ -136,14 +120,7 @@ class AlphaGAN(nn.Module):
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         """``restored`` ``(B, C, *spatial)`` and ``score`` ``(B, 1, *spatial)``."""
-        fitted, inside = self.coder.fitted(image)
-        copy = self.decode(self.encode(fitted))
-        seen = (self.critic.features(fitted), self.critic.features(copy))
-        score = distance_map(fitted, copy, seen, self.config.kappa, torch.abs)
-        return {
-            "restored": copy[(slice(None), slice(None), *inside)],
-            "score": score[(slice(None), slice(None), *inside)],
-        }
+        return self.copy_and_score(image, self.critic, self.config.kappa, torch.abs)
 
 
 def _deceived(verdict: Tensor) -> Tensor:

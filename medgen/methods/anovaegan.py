@@ -20,12 +20,12 @@ from collections.abc import Iterator
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from medgen.losses import kl_to_standard_normal, wasserstein_generator
-from medgen.methods._adversarial import Coder, Parts, wasserstein_step
+from medgen.methods._adversarial import AdversarialCoder, Parts, wasserstein_step
 from medgen.methods._coding import CodedConfig
 from medgen.networks.autoencoding import LOGVAR_LIMITS
 from medgen.networks.critics import ImageCritic
@@ -51,7 +51,7 @@ class AnoVAEGANConfig(CodedConfig):
     betas: tuple[float, float] = Field((0.5, 0.9), description="Adam's betas of both")
 
 
-class AnoVAEGAN(nn.Module):
+class AnoVAEGAN(AdversarialCoder):
     """Copies images through a Gaussian latent space, without blur.
 
     Raises:
@@ -59,15 +59,11 @@ class AnoVAEGAN(nn.Module):
     """
 
     Config = AnoVAEGANConfig
-    input_slices = 1
     training_only = ("critic",)
 
     def __init__(self, config: AnoVAEGANConfig) -> None:
-        super().__init__()
+        super().__init__(config, moments=2)
         self.config = config
-        self.spatial_dims = config.spatial_dims
-        self.coder = Coder(config, moments=2)
-        self.divisor = self.coder.divisor
         self.critic = ImageCritic(
             config.spatial_dims, config.channels, config.critic_features, offset=False
         )
@@ -84,10 +80,6 @@ class AnoVAEGAN(nn.Module):
         """Mean and log of the variance, each ``(B, latent_channels[, *spatial / factor])``."""
         mean, logvar = self.coder.encode(image).chunk(2, dim=1)
         return mean, logvar.clamp(*LOGVAR_LIMITS)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Images ``(B, C, *spatial)`` of latent vectors as :meth:`encode` gives them."""
-        return self.coder.decode(latent)
 
     def latent(self, image: Tensor) -> Tensor:
         """Means of the posteriors of images of any size, flattened ``(B, K)``."""
@@ -113,6 +105,4 @@ class AnoVAEGAN(nn.Module):
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         """``restored`` ``(B, C, *spatial)`` in the image's unit, decoded from the mean."""
         fitted, inside = self.coder.fitted(image)
-        return {
-            "restored": self.decode(self.encode(fitted)[0])[(slice(None), slice(None), *inside)]
-        }
+        return {"restored": self.decode(self.encode(fitted)[0])[inside]}

@@ -192,7 +192,7 @@ class Autoencoder(nn.Module):
             restored = torch.stack(copies).mean(0)
         else:
             restored = self.decode(self.encode(fitted))
-        outputs = {"restored": restored[(slice(None), slice(None), *inside)]}
+        outputs = {"restored": restored[inside]}
         if self.perception is not None:
             outputs["score"] = self.perception.distance_map(outputs["restored"], image)
         return outputs

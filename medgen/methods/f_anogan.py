@@ -24,16 +24,15 @@ from collections.abc import Iterator
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from medgen.losses import wasserstein_generator
 from medgen.methods._adversarial import (
-    Coder,
+    AdversarialCoder,
     DenseConfig,
     Parts,
-    distance_map,
     wasserstein_step,
 )
 from medgen.networks.counter import Counter
@@ -57,7 +56,7 @@ class FAnoGANConfig(DenseConfig):
     learning_rate: float = Field(1e-3, gt=0, description="Adam learning rate of the encoder")
 
 
-class FAnoGAN(nn.Module):
+class FAnoGAN(AdversarialCoder):
     """Replaces an image by the nearest one that a generator of healthy images makes.
 
     Raises:
@@ -65,14 +64,10 @@ class FAnoGAN(nn.Module):
     """
 
     Config = FAnoGANConfig
-    input_slices = 1
 
     def __init__(self, config: FAnoGANConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
-        self.spatial_dims = config.spatial_dims
-        self.coder = Coder(config)
-        self.divisor = self.coder.divisor
         # Its features are part of the score, so packages keep it.
         self.critic = ImageCritic(
             config.spatial_dims, config.channels, config.critic_features, offset=False
@@ -88,18 +83,6 @@ class FAnoGAN(nn.Module):
             "generator": Adam(self.coder.decoder.parameters(), rate, betas),
             "encoder": Adam(self.coder.encoder.parameters(), config.learning_rate),
         }
-
-    def encode(self, image: Tensor) -> Tensor:
-        """Codes ``(B, latent_channels)`` of images ``(B, C, *image_size)``."""
-        return self.coder.encode(image)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Images ``(B, C, *image_size)`` of codes, which are standard normal."""
-        return self.coder.decode(latent)
-
-    def latent(self, image: Tensor) -> Tensor:
-        """Codes of images of any size up to ``image_size``, ``(B, latent_channels)``."""
-        return self.encode(self.coder.fitted(image)[0])
 
     def losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, Parts]]:
         """Critic and generator as long as they learn, then the encoder."""
@@ -137,11 +120,4 @@ class FAnoGAN(nn.Module):
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         """``restored`` ``(B, C, *spatial)`` and ``score`` ``(B, 1, *spatial)``."""
-        fitted, inside = self.coder.fitted(image)
-        copy = self.decode(self.encode(fitted))
-        seen = (self.critic.features(fitted), self.critic.features(copy))
-        score = distance_map(fitted, copy, seen, self.config.kappa, torch.square)
-        return {
-            "restored": copy[(slice(None), slice(None), *inside)],
-            "score": score[(slice(None), slice(None), *inside)],
-        }
+        return self.copy_and_score(image, self.critic, self.config.kappa, torch.square)

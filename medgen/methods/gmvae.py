@@ -102,7 +102,7 @@ class GMVAE(Coded):
             restored = self.restore(fitted, lambda point: self._terms(point, sampled=False)[0])
         else:
             restored = self.decode(self.encode(fitted)[0])
-        return {"restored": restored[(slice(None), slice(None), *inside)]}
+        return {"restored": restored[inside]}
 
     def _moments(self, image: Tensor) -> tuple[Tensor, ...]:
         """Mean and logvar of z, then of w, ``(B, numbers[, *grid])``."""

@@ -98,9 +98,7 @@ class VAE(Coded):
         if self.config.gradient_score:
             surprise = (fitted - decoded).abs() * self.slope(fitted, self._bound).abs()
             outputs["score"] = surprise.mean(1, keepdim=True)
-        return {
-            name: output[(slice(None), slice(None), *inside)] for name, output in outputs.items()
-        }
+        return {name: output[inside] for name, output in outputs.items()}
 
     def _bound(self, image: Tensor) -> Tensor:
         """The negative bound, for decoding from the mean."""

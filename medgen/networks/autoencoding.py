@@ -46,7 +46,7 @@ def dense_size(image_size: Sequence[int] | None, spatial_dims: int, factor: int)
 def fit_to(
     image: Tensor, image_size: Sequence[int] | None, factor: int
 ) -> tuple[Tensor, tuple[slice, ...]]:
-    """An image at a size that a network can take, and where in it the given one lies.
+    """An image at a size that a network can take, and the index of the given one in it.
 
     Args:
         image: ``(B, C, *spatial)``.
@@ -60,7 +60,7 @@ def fit_to(
     sizes = tuple(image.shape[2:])
     if image_size is None:
         require_multiples(sizes, factor)
-        return image, tuple(slice(0, size) for size in sizes)
+        return image, (slice(None),) * image.ndim
     if any(size > largest for size, largest in zip(sizes, image_size, strict=True)):
         msg = f"this network takes images up to {tuple(image_size)} voxels, got {sizes}"
         raise InputError(msg, "Crop the image to the brain, or train with a larger image_size.")
@@ -69,7 +69,7 @@ def fit_to(
     for first, size, largest in zip(before, sizes, image_size, strict=True):
         padding = [first, largest - size - first, *padding]  # torch counts from the last axis
     inside = tuple(slice(b, b + size) for b, size in zip(before, sizes, strict=True))
-    return F.pad(image, padding), inside
+    return F.pad(image, padding), (slice(None), slice(None), *inside)
 
 
 def encoder(spatial_dims: int, channels: int, features: Sequence[int]) -> nn.Module:

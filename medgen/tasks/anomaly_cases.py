@@ -171,12 +171,41 @@ def _on_grid(path: Path, image: Path, volume: Volume) -> NDArray[Any]:
 
     mask = io.read(path, allow_constant=True)
     if not volume.geometry.same_grid_as(mask.geometry, GRID_TOLERANCE_MM):
-        raise GeometryError(
-            f"{path.name} lies on another grid than its image {image.name}: "
-            f"{mask.geometry.shape} and {volume.geometry.shape} voxels",
-            "Resample the mask to the image's grid first.",
-        )
+        raise _other_grid(path, image, mask.geometry.shape, volume.geometry.shape)
     return mask.voxels[0]
+
+
+def _other_grid(
+    mask: Path, image: Path, found: tuple[int, ...], expected: tuple[int, ...]
+) -> GeometryError:
+    sizes = f"{found} and {expected} voxels"
+    if found == expected:
+        sizes = f"both have {found} voxels, but not in the same places"
+    return GeometryError(
+        f"{mask.name} lies on another grid than its image {image.name}: {sizes}",
+        "Resample the mask to the image's grid first.",
+    )
+
+
+def refuse_other_sizes(cases: Sequence[Case]) -> None:
+    """Refuse a mask of another size than its image by their headers, before any work is done.
+
+    (Grids of equal size are compared when a case is read.)
+
+    Raises:
+        GeometryError: One is.
+        InputError: A header cannot be read.
+    """
+    from medgen import io
+
+    for case in cases:
+        given = [path for path in (case.mask, case.region) if path is not None]
+        if case.image is None or not given:
+            continue
+        expected = tuple(io.preview(case.image)["shape"])
+        for path in given:
+            if (found := tuple(io.preview(path)["shape"])) != expected:
+                raise _other_grid(path, case.image, found, expected)
 
 
 def cases_of(settings: CaseSet, root: Path) -> list[Case]:

@@ -21,7 +21,7 @@ from medgen.errors import InputError
 from medgen.methods import method_names
 from medgen.preparation import Preparation
 from medgen.scoring.maps import Evidence
-from medgen.tasks.anomaly_cases import Case, CaseSet, cases_of, refuse_shared
+from medgen.tasks.anomaly_cases import Case, CaseSet, cases_of, refuse_other_sizes, refuse_shared
 from medgen.tasks.anomaly_protocols import Protocol, Variant, protocol, variants
 from medgen.tasks.benchmark_runs import RESULT, RUNS
 from medgen.training.config import TrainingConfig, set_key, validated
@@ -183,6 +183,7 @@ def study_cases(study: Study) -> dict[str, list[Case]]:
     Raises:
         InputError: Files are missing, or a protocol does not fit the data.
         LeakageError: A subject is in two sets.
+        GeometryError: A mask has another size than its image.
     """
     found = {
         name: cases_of(settings, study.root)
@@ -194,6 +195,8 @@ def study_cases(study: Study) -> dict[str, list[Case]]:
         _require_fit(protocol(one), found)
     if any(case.abnormal is not False for case in found.get("normals", ())):
         raise InputError("`normals` must hold normal cases only", "Leave out masks and `abnormal`.")
+    for cases in found.values():
+        refuse_other_sizes(cases)
     return found
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+
+from medgen.io import write_nifti
+from medgen.phantoms import brain
 
 STUDY = """
 name: Two heads
@@ -66,3 +70,19 @@ def test_what_cannot_be_is_refused_with_exit_code_2(cli, study, tmp_path):
         assert done.exit_code == 2, (words, done.stdout, done.stderr)
         assert message in done.stderr, (words, done.stderr)
         assert not out.exists(), words
+
+
+def test_masks_of_another_size_are_refused_before_anything_is_written(cli, study, tmp_path):
+    head = brain((24, 28), spacing_mm=6.0, contrast="flair", lesion_radius_mm=14.0)
+    other = brain((22, 28), spacing_mm=6.0, contrast="flair", lesion_radius_mm=14.0)
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    write_nifti(scans / "a_FLAIR.nii.gz", head.image.voxels[0], head.image.geometry)
+    label = other.lesion.astype(np.uint8)
+    write_nifti(scans / "a_lesion.nii.gz", label, other.image.geometry, kind="label")
+    test = "test={images: '*_FLAIR.nii.gz', masks: {_FLAIR: _lesion}}"
+    done = cli("evaluate", "anomaly", study, "--data", scans, "--set", test,
+               "-o", tmp_path / "out")  # fmt: skip
+    assert done.exit_code == 2
+    assert "lies on another grid than its image" in done.stderr
+    assert not (tmp_path / "out").exists()

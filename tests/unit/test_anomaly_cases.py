@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +13,7 @@ from medgen.errors import GeometryError, InputError, LeakageError
 from medgen.grouped_files import SetConfig, split_images
 from medgen.io import write_nifti
 from medgen.phantoms import brain
-from medgen.tasks.anomaly_cases import CaseSet, cases_of, hashed, refuse_shared
+from medgen.tasks.anomaly_cases import CaseSet, cases_of, hashed, refuse_other_sizes, refuse_shared
 from medgen.tasks.anomaly_study import (
     UNTRAINED,
     Study,
@@ -87,8 +88,23 @@ def test_a_mask_on_another_grid_is_refused(tmp_path):
     path = root / "sub-0_run-0_lesions.nii.gz"
     path.unlink()
     write_nifti(path, other.lesion.astype(np.uint8), other.image.geometry, kind="label")
-    with pytest.raises(GeometryError, match="lies on another grid than its image"):
-        cases_of(CaseSet.model_validate(SCANS), root)[0].load()
+    cases = cases_of(CaseSet.model_validate(SCANS), root)
+    with pytest.raises(GeometryError, match=r"lies on another grid than its image .*22, 28\)"):
+        cases[0].load()
+    # Seen from headers alone, before any case is read.
+    with pytest.raises(GeometryError, match=r"lies on another grid than its image .*22, 28\)"):
+        refuse_other_sizes(cases)
+    refuse_other_sizes(cases[1:])
+    # Of the same size, but elsewhere.
+    shifted = cases[1].mask
+    head = nibabel.load(shifted)
+    affine = head.affine.copy()
+    affine[0, 3] += 3
+    label = np.asarray(head.dataobj)
+    shifted.unlink()
+    nibabel.save(nibabel.Nifti1Image(label, affine), shifted)
+    with pytest.raises(GeometryError, match="not in the same places"):
+        cases[1].load()
 
 
 def test_missing_masks_and_empty_patterns_are_refused(tmp_path):
