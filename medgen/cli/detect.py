@@ -225,25 +225,28 @@ def _print_result(detection: Detection, output: Path, paths: dict[str, str]) -> 
 def _table(detection: Detection, most: int = 10) -> object:
     from rich.table import Table
 
-    from medgen.report.words import reason
+    from medgen.report.frame import is_anatomical
+    from medgen.report.words import position, reason, size
 
     count = len(detection.findings)
     more = f", the {most} with the highest peak" if count > most else ""
     table = Table(title=f"{count} finding{'s' * (count > 1)}{more}", title_justify="left")
     table.add_column("#", justify="right")
-    for column in ("volume (ml)", "peak", "mean"):
+    for column in ("size", "peak", "mean"):
         table.add_column(column, justify="right")
-    table.add_column("centre (mm, RAS+)")
+    table.add_column(
+        f"centre ({'mm, RAS+' if is_anatomical(detection.volume.provenance) else 'px'})"
+    )
     table.add_column("slice")
     table.add_column("because of")
     reasons = {one.label: reason(one) for one in detection.explanations}
     for finding in detection.findings[:most]:
         table.add_row(
             str(finding.label),
-            f"{finding.volume_mm3 / 1000:.2f}",
+            size(finding, detection.volume),
             f"{finding.peak:.2f}",
             f"{finding.mean:.2f}",
-            ", ".join(f"{value:.0f}" for value in finding.centroid_mm),
+            position(finding, detection.volume),
             ", ".join(str(index) for index in finding.slice_index.values()),
             reasons.get(finding.label, ""),
         )

@@ -177,14 +177,14 @@ def _draw_sidebar(canvas: Canvas, detection: DetectionLike, scene: Scene, left: 
     for finding in detection.findings[:STRIP]:
         canvas.picture(thumbnail(scene, finding, THUMBNAIL), left, y)
         x = left + THUMBNAIL + 16
-        size = words.size(finding, detection, scene)
+        size = words.size(finding, detection.volume)
         canvas.text(x, y + 8, f"{finding.label}", 13, color=ACCENT, weight="bold")
         canvas.text(x + 30, y + 6, size, 17, weight="bold")
         canvas.text(
             x,
             y + 38,
             f"peak score {words.score(finding.peak)}, mean {words.score(finding.mean)}\n"
-            + f"centre {words.position(finding, scene)} {unit}",
+            + f"centre {words.position(finding, detection.volume)} {unit}",
             12.5,
             color=MUTED,
         )

@@ -141,8 +141,13 @@ def build_frame(geometry: Geometry, provenance: Provenance) -> Frame:
         turn[axis, screen] = -1.0 if flip else 1.0
         turn[axis, 3] = first
     shape = tuple(spatial.shape[axis] for axis in axes)
-    anatomical = provenance.format.lower() not in PICTURE_FORMATS
+    anatomical = is_anatomical(provenance)
     return Frame(Geometry(shape, spatial.affine @ turn), axes, flipped, (x, y, z), anatomical)
+
+
+def is_anatomical(provenance: Provenance) -> bool:
+    """Whether an image says where in the patient it lies; a picture file does not."""
+    return provenance.format.lower() not in PICTURE_FORMATS
 
 
 def _turn(codes: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:

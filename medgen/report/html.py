@@ -70,7 +70,7 @@ def _page(detection: DetectionLike, scene: Scene) -> dict[str, Any]:
         "findings": words.findings_sentence(len(detection.findings)),
         "threshold": words.threshold(detection),
         "convention": words.convention(scene),
-        "methods": words.methods_paragraph(detection, scene),
+        "methods": words.methods_paragraph(detection),
         "disclaimer": words.DISCLAIMER,
         "planes": scene.planes,
         "anatomical": scene.anatomical,
@@ -84,10 +84,10 @@ def finding_row(finding: FindingLike, detection: DetectionLike, scene: Scene) ->
     """What the list of findings says of one."""
     return {
         "label": str(finding.label),
-        "size": words.size(finding, detection, scene),
+        "size": words.size(finding, detection.volume),
         "peak": words.score(finding.peak),
         "mean": words.score(finding.mean),
-        "position": words.position(finding, scene),
+        "position": words.position(finding, detection.volume),
         "extent": " × ".join(f"{mm:.0f}" for mm in finding.extent_mm),
         "thumbnail": data_uri(thumbnail(scene, finding, THUMBNAIL), "jpeg", 88),
     }

@@ -15,15 +15,24 @@ from medgen.volume import Volume
 class FindingLike(Protocol):
     """What a report needs to know about one finding (see ``medgen.scoring.Finding``)."""
 
-    label: int
-    volume_mm3: float
-    peak: float
-    mean: float
-    centroid_voxel: Sequence[float]
-    centroid_mm: Sequence[float]
-    extent_mm: Sequence[float]
-    slice_index: Mapping[int, int]
-    bbox_voxel: Sequence[tuple[int, int]]
+    @property
+    def label(self) -> int: ...  # noqa: D102
+    @property
+    def volume_mm3(self) -> float: ...  # noqa: D102
+    @property
+    def peak(self) -> float: ...  # noqa: D102
+    @property
+    def mean(self) -> float: ...  # noqa: D102
+    @property
+    def centroid_voxel(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def centroid_mm(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def extent_mm(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def slice_index(self) -> Mapping[int, int]: ...  # noqa: D102
+    @property
+    def bbox_voxel(self) -> Sequence[tuple[int, int]]: ...  # noqa: D102
 
 
 class ExplanationLike(Protocol):

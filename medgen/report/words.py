@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import PurePath
 from typing import Any, Protocol
 
-from medgen.report.frame import Frame
-from medgen.report.scene import DetectionLike, ExplanationLike, FindingLike, Scene
+from medgen.report.frame import Frame, is_anatomical
+from medgen.report.scene import DetectionLike, ExplanationLike, FindingLike
 from medgen.volume import Geometry, Volume
 
 EVIDENCE = {
@@ -95,10 +95,10 @@ def threshold(detection: DetectionLike) -> str:
     return f"Threshold {score(detection.threshold)}" + (f": {meaning}." if meaning else ".")
 
 
-def size(finding: FindingLike, detection: DetectionLike, scene: Scene) -> str:
-    """Volume (or, in a picture, area) of a finding with its unit."""
-    geometry = detection.volume.geometry
-    if not scene.anatomical:
+def size(finding: FindingLike, volume: Volume) -> str:
+    """Volume (of an image of one plane: area) of a finding with its unit."""
+    geometry = volume.geometry
+    if not is_anatomical(volume.provenance):
         return f"{round(finding.volume_mm3 / geometry.voxel_volume_mm3)} px"
     if geometry.spatial_dims == 2:
         x, y = geometry.spacing_mm
@@ -108,12 +108,13 @@ def size(finding: FindingLike, detection: DetectionLike, scene: Scene) -> str:
     return f"{finding.volume_mm3 / 1000:.1f} ml"
 
 
-def position(finding: FindingLike, scene: Scene) -> str:
+def position(finding: FindingLike, volume: Volume) -> str:
     """Where a finding is: RAS+ mm, or pixels of a picture.
 
     Signed numbers, not "left" and "right": a scan's origin need not lie in the midline.
     """
-    numbers = finding.centroid_mm if scene.anatomical else finding.centroid_voxel
+    anatomical = is_anatomical(volume.provenance)
+    numbers = finding.centroid_mm if anatomical else finding.centroid_voxel
     return ", ".join(f"{round(value)}".replace("-", "−") for value in numbers)
 
 
@@ -187,15 +188,15 @@ def provenance(result: ResultLike, grids: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in facts.items() if text}
 
 
-def methods_paragraph(detection: DetectionLike, scene: Scene) -> str:
+def methods_paragraph(detection: DetectionLike) -> str:
     """A methods paragraph to paste into a paper."""
-    model, count = detection.model, len(detection.findings)
+    model, volume, count = detection.model, detection.volume, len(detection.findings)
     sentences = [
         f"Anomalies were detected with medgen {versions().get('medgen', '')}".rstrip()
         + f" and its model {model.name} (version {model.version}, method {model.method}, "
         f"sha256 {detection.model_sha256[:12]})",
         training_sentence(model.training_data),
-        f"The scan had {grid(detection.volume.geometry, scene.anatomical)}",
+        f"The scan had {grid(volume.geometry, is_anatomical(volume.provenance))}",
         *(note.rstrip(".").strip() for note in detection.notes),
         f"The anomaly score is {detection.evidence}" if detection.evidence else "",
         f"Voxels with an anomaly score above {score(detection.threshold)}"

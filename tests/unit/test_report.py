@@ -140,7 +140,7 @@ def test_no_folder_and_no_dicom_name_reaches_the_page(tmp_path: Path) -> None:
     ):
         source = write_report(case, tmp_path / "report.html").read_text("utf-8")
         assert "DOE_JANE" not in source
-        assert "DOE_JANE" not in words.methods_paragraph(case, build_scene(case))
+        assert "DOE_JANE" not in words.methods_paragraph(case)
 
 
 def test_a_mosaic_holds_every_slice_where_the_viewer_looks() -> None:
