@@ -37,19 +37,15 @@ def write_report(detection: DetectionLike, path: str | Path) -> Path:
         The path written.
     """
     scene = build_scene(detection)
-    reasons = {one.label: words.reason(one) for one in detection.explanations}
     text = render(
         "report.html",
         page=_page(detection, scene),
-        findings=[
-            {**finding_row(finding, detection, scene), "reason": reasons.get(finding.label, "")}
-            for finding in detection.findings
-        ],
+        findings=finding_rows(detection, scene),
         provenance=words.provenance(
             detection, {"Grid": words.grid(detection.volume.geometry, scene.anatomical)}
         ),
         timings={name: f"{seconds:.2f} s" for name, seconds in detection.timings.items()},
-        viewer_data=script_json(viewer_data(detection, scene)),
+        viewer_data=script_json([viewer_data(detection, scene)]),
     )
     Path(path).write_text(text, encoding="utf-8")
     return Path(path)
@@ -80,8 +76,16 @@ def _page(detection: DetectionLike, scene: Scene) -> dict[str, Any]:
     }
 
 
-def finding_row(finding: FindingLike, detection: DetectionLike, scene: Scene) -> dict[str, str]:
-    """What the list of findings says of one."""
+def finding_rows(detection: DetectionLike, scene: Scene) -> list[dict[str, str]]:
+    """What the list of findings says of each."""
+    reasons = {one.label: words.reason(one) for one in detection.explanations}
+    return [
+        {**_finding_row(finding, detection, scene), "reason": reasons.get(finding.label, "")}
+        for finding in detection.findings
+    ]
+
+
+def _finding_row(finding: FindingLike, detection: DetectionLike, scene: Scene) -> dict[str, str]:
     return {
         "label": str(finding.label),
         "size": words.size(finding, detection.volume),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from medgen.report import words
-from medgen.report.html import finding_row, viewer_data
+from medgen.report.html import finding_rows, viewer_data
 from medgen.report.pages import render, script_json
-from medgen.report.scene import DetectionLike, Scene, build_scene
+from medgen.report.scene import DetectionLike, build_scene
 
 Agreement = Mapping[str, Any]
 
@@ -44,8 +44,13 @@ def write_pair(
         planes=scenes[0].planes,
         restored=any(scene.restored is not None for scene in scenes),
         models=[
-            {"name": name, "rows": _rows(one), "findings": _findings(one, scene)}
-            for name, one, scene in zip(names, detections, scenes, strict=True)
+            {
+                "name": name,
+                "rows": _rows(one),
+                "findings": finding_rows(one, scene),
+                "first": number * len(first.findings),
+            }
+            for number, (name, one, scene) in enumerate(zip(names, detections, scenes, strict=True))
         ],
         agreement=sentences(names, agreement),
         viewer_data=script_json(data),
@@ -86,11 +91,3 @@ def _rows(detection: DetectionLike) -> dict[str, str]:
         "findings": words.findings_sentence(len(detection.findings)),
         "threshold": words.threshold(detection),
     }
-
-
-def _findings(detection: DetectionLike, scene: Scene) -> list[dict[str, str]]:
-    reasons = {one.label: words.reason(one) for one in detection.explanations}
-    return [
-        {**finding_row(one, detection, scene), "reason": reasons.get(one.label, "")}
-        for one in detection.findings
-    ]

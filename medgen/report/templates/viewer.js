@@ -1,8 +1,13 @@
-// The views of a detection and everything that can be clicked, dragged, scrolled or typed.
+// The views of what one model or several found in a scan, and everything that can be clicked,
+// dragged, scrolled or typed. What is done to a view of one model happens in those of all.
 (async () => {
-  const data = JSON.parse(document.getElementById("viewer-data").textContent);
-  const slices = await Slices.load(data);
-  const { shape, lowest, highest } = slices;
+  const models = JSON.parse(document.getElementById("viewer-data").textContent);
+  const [data] = models; // all models show the same grid
+  for (const other of models) other.layers.scan = data.layers.scan;
+  const slices = await Promise.all(models.map((one) => Slices.load(one)));
+  const { shape, lowest, highest } = slices[0];
+  const restores = slices.map((one) => Boolean(one.layers.restored));
+  const findings = models.flatMap((one, model) => one.findings.map((found) => ({ ...found, model })));
   const range = highest - lowest;
   const OUTLINE = "#40e0d0", SELECTED = "#ffffff";
   const fresh = () => ({
@@ -15,14 +20,18 @@
   // ---- Drawing ----
 
   function paint(view) {
-    const { plane } = view, { context, place, ratio } = clear(view);
-    const toCanvas = drawSlice(view, context, slices.image(plane, state), place);
+    const { plane, model } = view, { context, place, ratio } = clear(view);
+    const own = slices[model], lacking = state.base !== "scan" && !restores[model];
+    const shown = lacking ? { ...state, base: "scan" } : state;
+    const toCanvas = drawSlice(view, context, own.image(plane, shown), place);
     const outline = (colour, box) => strokeVoxels(
-      context, slices.outline(plane, state.cursor[plane.normal], box), toCanvas, colour, 1.4 * ratio);
+      context, own.outline(plane, state.cursor[plane.normal], box), toCanvas, colour, 1.4 * ratio);
+    const selected = findings[state.selected];
     if (state.outline) outline(OUTLINE);
-    if (state.outline && state.selected !== null) outline(SELECTED, data.findings[state.selected].box);
+    if (state.outline && selected && selected.model === model) outline(SELECTED, selected.box);
     if (state.crosshair) drawCrosshair(view, context, place, ratio, state.cursor);
     if (data.anatomical) drawLetters(view, context, ratio);
+    if (lacking) drawTag(context, ratio, "restores nothing", view.canvas.width - 8 * ratio, 20 * ratio, "right");
   }
 
   // Above each slider: where along the axis the map is high, and where the findings are.
@@ -55,8 +64,8 @@
   }
 
   function readout() {
-    const { scan, score } = slices.valuesAt(state.cursor);
-    const values = [`anomaly ${short(score)}`];
+    const here = slices.map((one) => one.valuesAt(state.cursor)), [{ scan }] = here;
+    const values = [`anomaly ${here.map(({ score }) => short(score)).join(" and ")}`];
     if (!Number.isNaN(scan)) values.unshift(`scan ${short(scan)}`);
     if (data.anatomical) values.unshift(worldText(data, state.cursor));
     return values.join("  |  ");
@@ -70,16 +79,16 @@
   }
 
   function select(index) {
-    if (!data.findings.length) return;
-    state.selected = (index + data.findings.length) % data.findings.length;
-    state.cursor = data.findings[state.selected].at.slice();
+    if (!findings.length) return;
+    state.selected = (index + findings.length) % findings.length;
+    state.cursor = findings[state.selected].at.slice();
     const row = document.querySelector(`[data-finding="${state.selected}"]`), list = row.closest(".frame");
     list.scrollTop = row.offsetTop - list.clientHeight / 2;
     update();
   }
 
   function change(values) {
-    if (!values.base || values.base === "scan" || slices.layers.restored) Object.assign(state, values);
+    if (!values.base || values.base === "scan" || restores.includes(true)) Object.assign(state, values);
     update();
   }
 
@@ -94,7 +103,7 @@
 
   function resized(view) {
     update();
-    if (view.slider) paintProfile(view);
+    if (view.profile) paintProfile(view);
   }
 
   function listenToControls() {
@@ -119,14 +128,16 @@
       s: () => change({ base: "scan" }), r: () => change({ base: "restored" }),
       d: () => change({ base: "difference" }),
     });
+    if (!element("bar")) return; // several models have no scale in common
     paintBar(data);
     element("bar").firstElementChild.style.left = `${100 * clamp(data.threshold / data.mapMaximum, 0, 1)}%`;
   }
 
-  const views = findViews(data).map((view) => ({
-    ...view, data, profileCanvas: view.figure.querySelector(".profile"),
-    profile: slices.profile(view.plane.normal),
-  }));
+  const views = findViews(data).map((view) => {
+    const model = Number(view.figure.dataset.model), profileCanvas = view.figure.querySelector(".profile");
+    const profile = profileCanvas && slices[model].profile(view.plane.normal);
+    return { ...view, data: models[model], model, profileCanvas, profile };
+  });
   for (const view of views) listenToView(view, () => state.cursor, { moveTo, drag, resized });
   listenToControls();
   select(0);

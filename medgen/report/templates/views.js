@@ -6,15 +6,11 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const short = (value) => Number(value.toPrecision(3)).toString();
 const press = (button, on) => button.setAttribute("aria-pressed", on);
 
-function findView(figure, data) {
-  return {
-    figure, plane: data.planes[Number(figure.dataset.view)], canvas: figure.querySelector(".slice"),
-    buffer: document.createElement("canvas"), slider: figure.querySelector("input"),
-    text: figure.querySelector("figcaption output"),
-  };
-}
-
-const findViews = (data) => all("[data-view]").map((figure) => findView(figure, data));
+const findViews = (data) => all("[data-view]").map((figure) => ({
+  figure, plane: data.planes[Number(figure.dataset.view)], canvas: figure.querySelector(".slice"),
+  buffer: document.createElement("canvas"), slider: figure.querySelector("input"),
+  text: figure.querySelector("figcaption output"),
+}));
 
 // Where the slice lies on the canvas, in canvas pixels, at its physical proportions.
 function placement(data, { plane, canvas }) {
