@@ -38,9 +38,6 @@ Changes = Annotated[
     ),
 ]
 Jobs = Annotated[int, typer.Option(help="Models at the same time.", min=1)]
-Resume = Annotated[
-    bool, typer.Option("--resume", metavar="", help="Go on with an interrupted study in OUT.")
-]
 
 
 def evaluate_anomaly(
@@ -51,7 +48,7 @@ def evaluate_anomaly(
     data: Data = None,
     changes: Changes = None,
     jobs: Jobs = 1,
-    resume: Resume = False,
+    resume: options.ResumeStudy = False,
     device: options.Device = "auto",
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -88,19 +85,15 @@ def benchmark_anomaly(
     ],
     output: options.Output,
     data: Data = None,
-    methods: Annotated[
-        str, typer.Option(help="Methods of the suite, with commas between; all if left out.")
-    ] = "",
-    seeds: Annotated[int, typer.Option(help="Trainings of each method.", min=1)] = 3,
-    minutes_per_method: Annotated[
-        float | None, typer.Option(help="Length of each training in minutes.", min=0.0)
-    ] = None,
+    methods: options.SuiteMethods = None,
+    seeds: options.Seeds = 3,
+    minutes_per_method: options.MinutesPerMethod = None,
     steps: Annotated[
         int | None, typer.Option(help="Or its length in steps (default: the suite's).", min=1)
     ] = None,
     changes: Changes = None,
     jobs: Jobs = 1,
-    resume: Resume = False,
+    resume: options.ResumeStudy = False,
     device: options.Device = "auto",
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -116,17 +109,14 @@ def benchmark_anomaly(
     configure(quiet=quiet, verbose=verbose, debug=debug)
     from medgen.errors import InputError
 
-    if minutes_per_method is not None and steps is not None:
-        raise InputError("--steps and --minutes-per-method exclude each other", "Give one of them.")
-    if minutes_per_method == 0:
-        raise InputError("--minutes-per-method must be more than 0")
+    options.one_length(minutes_per_method, steps)
     study = _study(suite, data, changes, device)
     if not study.methods:
         raise InputError(
             f"{suite} names no methods to train",
             "Give `methods`, or use `medgen evaluate anomaly` for models that exist.",
         )
-    wanted = tuple(name.strip() for name in methods.split(",")) if methods else ()
+    wanted = options.suite_methods(methods)
     length = f" --steps {steps}" if steps else ""
     length += f" --minutes-per-method {minutes_per_method:g}" if minutes_per_method else ""
     chosen = f" --methods {','.join(wanted)}" if wanted else ""

@@ -38,13 +38,9 @@ def synthesis(
     ],
     output: options.Output,
     suite: Annotated[str, typer.Option(help="The study to repeat.")] = "skandarani",
-    methods: Annotated[
-        str, typer.Option(help="Methods of the suite, with commas between; all if left out.")
-    ] = "",
-    seeds: Annotated[int, typer.Option(help="Trainings of each method.", min=1)] = 3,
-    minutes_per_method: Annotated[
-        float | None, typer.Option(help="Length of each training in minutes.", min=0.0)
-    ] = None,
+    methods: options.SuiteMethods = None,
+    seeds: options.Seeds = 3,
+    minutes_per_method: options.MinutesPerMethod = None,
     steps: Annotated[
         int | None,
         typer.Option(help="Or its length in steps of 32 images (default 5000).", min=1),
@@ -58,9 +54,7 @@ def synthesis(
         str, typer.Option(help="Model package whose features images are compared by.")
     ] = "medgen-features",
     jobs: Annotated[int, typer.Option(help="Trainings at the same time.", min=1)] = 1,
-    resume: Annotated[
-        bool, typer.Option("--resume", metavar="", help="Go on with an interrupted study in OUT.")
-    ] = False,
+    resume: options.ResumeStudy = False,
     device: options.Device = "auto",
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -76,11 +70,10 @@ def synthesis(
     """
     configure(quiet=quiet, verbose=verbose, debug=debug)
     from medgen.devices import check_device_name
-    from medgen.errors import InputError, MedgenError
+    from medgen.errors import MedgenError
 
     check_device_name(device)
-    if minutes_per_method is not None and steps is not None:
-        raise InputError("--steps and --minutes-per-method exclude each other", "Give one of them.")
+    options.one_length(minutes_per_method, steps)
     if minutes_per_method is None and steps is None:
         steps = 5000
     from medgen.tasks.benchmark_plan import BenchmarkSettings, planned
@@ -91,7 +84,7 @@ def synthesis(
         "samples": samples, "segmentation_steps": segmentation_steps, "features": features,
     }  # fmt: skip
     settings = validated(BenchmarkSettings, values, "benchmark")
-    wanted = [name.strip() for name in methods.split(",")] if methods else []
+    wanted = options.suite_methods(methods)
     cells = planned(suite, wanted, seeds)
     if dry_run:
         print_json({"settings": settings.model_dump(), "cells": [cell.folder for cell in cells]})

@@ -98,6 +98,36 @@ Exclude = Annotated[
         rich_help_panel=READING,
     ),
 ]
+# Of studies that compare methods.
+SuiteMethods = Annotated[
+    str | None, typer.Option(help="Methods of the suite, with commas between; all if left out.")
+]
+Seeds = Annotated[int, typer.Option(help="Trainings of each method.", min=1)]
+MinutesPerMethod = Annotated[
+    float | None, typer.Option(help="Length of each training in minutes.", min=0.0)
+]
+ResumeStudy = Annotated[
+    bool, typer.Option("--resume", metavar="", help="Go on with an interrupted study in OUT.")
+]
+
+
+def suite_methods(text: str | None) -> tuple[str, ...]:
+    """The names given; one that is left empty stays, to be refused as unknown."""
+    return tuple(name.strip() for name in text.split(",")) if text else ()
+
+
+def one_length(minutes: float | None, steps: int | None) -> None:
+    """Refuse two lengths of a training, or none at all.
+
+    Raises:
+        InputError: Both are given, or 0 minutes.
+    """
+    from medgen.errors import InputError
+
+    if minutes is not None and steps is not None:
+        raise InputError("--steps and --minutes-per-method exclude each other", "Give one of them.")
+    if minutes == 0:
+        raise InputError("--minutes-per-method must be more than 0")
 
 
 def named(text: str | None) -> dict[str, str] | None:
