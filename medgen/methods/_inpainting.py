@@ -16,8 +16,8 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor
 
 from medgen.methods._restoring import Restored, restored, start_near
-from medgen.methods._sizes import require_multiples
 from medgen.networks.folding import fold, unfold
+from medgen.networks.sizes import require_multiples
 
 # Images are scaled so that nearly all of their values lie between 0 and 1.
 DATA_RANGE = 1.0

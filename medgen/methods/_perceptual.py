@@ -21,8 +21,8 @@ from medgen.methods._restoring import (
     restored,
     start_near,
 )
-from medgen.methods._sizes import require_multiples
 from medgen.networks.layers import frozen
+from medgen.networks.sizes import require_multiples
 from medgen.networks.super_resolution import Sharpener, TextureCritic
 
 Step = tuple[str, Tensor, dict[str, Tensor]]

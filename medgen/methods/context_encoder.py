@@ -34,9 +34,9 @@ from medgen.config import Config
 from medgen.losses import ADVERSARIAL, critic_parts, mean_inside
 from medgen.methods._inpainting import apart
 from medgen.methods._restoring import Restored, require_slices, start_near
-from medgen.methods._sizes import require_multiples
 from medgen.networks.folding import fold, unfold
 from medgen.networks.layers import BATCH_NORM, CONV, CONV_TRANSPOSE, conv, frozen
+from medgen.networks.sizes import require_multiples
 from medgen.networks.spade import PatchCritic
 
 critic_loss, generator_loss = ADVERSARIAL["non_saturating"]

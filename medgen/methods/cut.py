@@ -30,8 +30,8 @@ from torch.optim import Adam, Optimizer
 from medgen.config import Config
 from medgen.losses import ADVERSARIAL, BOUNDARY, critic_parts
 from medgen.methods._cycle import passing, signed, unsigned
-from medgen.methods._sizes import require_multiples
 from medgen.networks.layers import frozen
+from medgen.networks.sizes import require_multiples
 from medgen.networks.translation import PatchGAN, ResNetTranslator
 
 critic_loss, _ = ADVERSARIAL["least_squares"]

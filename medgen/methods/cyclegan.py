@@ -32,7 +32,7 @@ from medgen.methods._cycle import (
     signed,
     unsigned,
 )
-from medgen.methods._sizes import require_multiples
+from medgen.networks.sizes import require_multiples
 from medgen.networks.translation import ResNetTranslator
 
 

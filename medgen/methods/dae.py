@@ -24,8 +24,8 @@ from torch.optim import Adam, Optimizer
 
 from medgen.config import Config
 from medgen.losses import mean_inside
-from medgen.methods._sizes import require_multiples
 from medgen.networks.grouped_unet import grouped_unet
+from medgen.networks.sizes import require_multiples
 
 GROUPS = 8
 

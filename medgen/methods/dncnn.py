@@ -39,9 +39,9 @@ from medgen.methods._restoring import (
     restored,
     start_near,
 )
-from medgen.methods._sizes import require_multiples
 from medgen.networks.folding import fold, unfold
 from medgen.networks.layers import BATCH_NORM, conv
+from medgen.networks.sizes import require_multiples
 
 
 class DnCNNConfig(Config):

@@ -30,8 +30,8 @@ from medgen.config import Config
 from medgen.corruption.pasting import Pasted, cut_paste, foreign_patch
 from medgen.errors import InputError
 from medgen.losses import mean_inside
-from medgen.methods._sizes import require_multiples
 from medgen.networks.grouped_unet import grouped_unet
+from medgen.networks.sizes import require_multiples
 
 GROUPS = 4
 

@@ -30,10 +30,10 @@ from medgen.config import Config
 from medgen.losses import ADVERSARIAL, critic_parts, mean_inside
 from medgen.methods._inpainting import Slices, apart
 from medgen.methods._restoring import Restored, require_slices, start_near
-from medgen.methods._sizes import require_multiples
 from medgen.networks.folding import fold, unfold
 from medgen.networks.gated import GatedNetwork, SNPatchCritic
 from medgen.networks.layers import frozen
+from medgen.networks.sizes import require_multiples
 
 critic_loss, generator_loss = ADVERSARIAL["hinge"]
 

@@ -36,8 +36,8 @@ from torch.optim import AdamW, Optimizer
 from medgen.config import Config
 from medgen.errors import InputError
 from medgen.losses import mean_inside
-from medgen.methods._sizes import require_multiples
 from medgen.networks.layers import conv
+from medgen.networks.sizes import require_multiples
 
 SEED = 0  # of the fixed sets of patches that prediction shows
 

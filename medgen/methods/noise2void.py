@@ -29,8 +29,8 @@ from torch.optim import AdamW, Optimizer
 from medgen.config import Config
 from medgen.losses import mean_inside
 from medgen.methods._restoring import middle_slice, require_slices
-from medgen.methods._sizes import require_multiples
 from medgen.networks.folding import fold, unfold
+from medgen.networks.sizes import require_multiples
 
 
 class Noise2VoidConfig(Config):

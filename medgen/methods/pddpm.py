@@ -35,8 +35,8 @@ from torch.optim import Adam, Optimizer
 from medgen.config import Config
 from medgen.errors import InputError
 from medgen.losses import mean_inside
-from medgen.methods._sizes import require_multiples
 from medgen.networks.diffusion import DiffusionUNet
+from medgen.networks.sizes import require_multiples
 
 GROUPS = 8
 # Of the coarse noise (Wyatt et al.): voxels between the points of the first grid, how many grids

@@ -40,9 +40,9 @@ from medgen.config import Config
 from medgen.errors import InputError
 from medgen.losses import ADVERSARIAL, BOUNDARY, critic_parts, mean_inside
 from medgen.methods._restoring import Restored, require_slices, restored
-from medgen.methods._sizes import require_multiples
 from medgen.networks.folding import fold, unfold
 from medgen.networks.layers import frozen
+from medgen.networks.sizes import require_multiples
 from medgen.networks.translation import PatchGAN, ResNetTranslator, UNetTranslator
 
 

@@ -30,8 +30,8 @@ from torch.optim import AdamW, Optimizer
 from medgen.config import Config
 from medgen.errors import InputError
 from medgen.losses import mean_inside, soft_dice
-from medgen.methods._sizes import require_multiples
 from medgen.networks.folding import fold, unfold
+from medgen.networks.sizes import require_multiples
 
 
 class RestoreConfig(Config):

@@ -39,9 +39,9 @@ from medgen.config import Config
 from medgen.errors import InputError
 from medgen.label_deformation import LabelBank, one_hot
 from medgen.losses import ADVERSARIAL, critic_parts, kl_to_standard_normal
-from medgen.methods._sizes import require_multiples
 from medgen.networks import layers
 from medgen.networks.label_vae import LabelDecoder, LabelEncoder
+from medgen.networks.sizes import require_multiples
 from medgen.networks.spade import (
     MultiScaleCritic,
     SpadeGenerator,

@@ -30,8 +30,8 @@ from medgen.config import Config
 from medgen.errors import InputError
 from medgen.losses import ADVERSARIAL, critic_parts, wgan_gp
 from medgen.methods._cycle import signed, unsigned
-from medgen.methods._sizes import require_multiples
 from medgen.networks.layers import frozen, one_hot
+from medgen.networks.sizes import require_multiples
 from medgen.networks.translation import PatchGAN, ResNetTranslator
 
 critic_loss, generator_loss = ADVERSARIAL["wasserstein"]

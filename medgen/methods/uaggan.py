@@ -47,9 +47,9 @@ from medgen.methods._cycle import (
     signed,
     unsigned,
 )
-from medgen.methods._sizes import require_multiples
 from medgen.networks.counter import Counter
 from medgen.networks.layers import frozen
+from medgen.networks.sizes import require_multiples
 from medgen.networks.translation import PatchGAN, ResNetTranslator
 
 
