@@ -47,7 +47,7 @@ def overview(path: Path) -> None:
         for sheet in column:
             picture.paste(sheet, (start, top))
             top += sheet.height
-    picture.save(path, quality=68, method=6)
+    picture.save(path, quality=55, method=6)
 
 
 if __name__ == "__main__":
