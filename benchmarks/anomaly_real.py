@@ -226,9 +226,9 @@ intensity prior of `medgen.scoring`: score x rank (*bright*) or, with *auto*, a 
 scikit-learn in this run), AUROC and Dice pool the voxels of all scans of a row; *per scan* is the
 mean over scans with a 95 % bootstrap interval by subject. **Best Dice is optimistic**: the truth
 picks its threshold. *Dice, own threshold* is that of the findings a user gets: at the calibrated
-threshold, chosen on drawn normal scans. *Sens. @k*: share of lesions touched by a finding of at
-least {MINIMUM_FINDING_MM3:g} mm3, at
-the lowest threshold with at most k false findings per scan, there and at every higher threshold.
+threshold, chosen on drawn normal scans. *Sens. @k*: share of lesions found by findings of at
+least {MINIMUM_FINDING_MM3:g} mm3 of which a tenth or more is lesion, at the threshold that finds
+most with at most k false findings per scan, there and at every higher threshold.
 """
 
 HEAD = [

@@ -9,6 +9,7 @@
 
 from medgen.metrics.anomaly import (
     SIZE_EDGES_MM3,
+    TRUE_SHARE,
     AveragePrecision,
     BestDice,
     Counts,
@@ -32,6 +33,7 @@ from medgen.metrics.tally import Tally, aupro
 
 __all__ = [
     "SIZE_EDGES_MM3",
+    "TRUE_SHARE",
     "AveragePrecision",
     "BestDice",
     "Counts",

@@ -4,15 +4,18 @@ Voxel metrics treat the voxels of the mask as one list; the rule is always ``sco
 and equal scores enter together, so no result depends on the order of voxels. A metric that is
 undefined (no abnormal voxel, or nothing else) is an error, never a silent 0 or 1.
 
-Lesion metrics count connected regions (26 neighbours in 3-D, 8 in 2-D). A lesion is detected if a
-finding touches it; a finding is false if it touches no lesion. A finding that covers the whole
-brain would detect everything, so false volume belongs beside every sensitivity.
+Lesion metrics count connected regions (26 neighbours in 3-D, 8 in 2-D). A finding that touches
+lesions finds them if at least a tenth of its voxels is in lesions, and is false otherwise: one
+that covers the whole brain finds nothing. (Baumgartner et al., "nnDetection", MICCAI 2021, ask for
+a tenth too, there of intersection over union.) A level that the whole region reaches says nothing
+of any place, so it marks none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -24,6 +27,8 @@ from medgen.scoring.findings import large_components
 from medgen.scoring.maps import as_mask
 from medgen.scoring.sweep import Sweep, sweep
 
+# Share of a finding that must be in lesions.
+TRUE_SHARE = 0.1
 # Lesion volumes (mm3) that part small, middle and large in multiple sclerosis studies.
 SIZE_EDGES_MM3 = (100.0, 1000.0)
 
@@ -43,7 +48,7 @@ class BestDice(NamedTuple):
 
 
 class FalsePositives(NamedTuple):
-    """Findings that touch no lesion, and their volume."""
+    """False findings, and their volume."""
 
     findings: int
     volume_mm3: float
@@ -196,7 +201,7 @@ def false_positives(
     voxel_volume_mm3: float,
     minimum_volume_mm3: float = 0.0,
 ) -> FalsePositives:
-    """Connected findings that touch no lesion: their number and volume.
+    """Connected findings of which less than a tenth is in lesions: their number and volume.
 
     Args:
         prediction: Findings, ``(X, Y[, Z])``.
@@ -209,7 +214,8 @@ def false_positives(
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
     if truth is not None:
-        sizes[np.unique(labels[as_mask(truth, found.shape)])] = 0
+        inside = np.bincount(labels[as_mask(truth, found.shape)], minlength=count + 1)
+        sizes[(inside > 0) & (inside >= TRUE_SHARE * sizes)] = 0
     return FalsePositives(int((sizes > 0).sum()), float(sizes.sum() * voxel_volume_mm3))
 
 
@@ -230,21 +236,50 @@ class Froc:
     Attributes:
         thresholds: From high to low, ``(K,)``.
         false_positives_per_scan: Mean number of false findings at each of them, ``(K,)``.
-        detected_at: For each lesion, the highest threshold at which it is detected (minus
-            infinity: below the curve's end), ``(L,)``.
+        changed_at: Thresholds at which a lesion is found or lost again, from high to low for each
+            lesion, ``(E,)``.
+        changed: Which lesion, ``(E,)``.
         lesion_volumes_mm3: Volume of each lesion, ``(L,)``.
     """
 
     thresholds: NDArray[np.float64]
     false_positives_per_scan: NDArray[np.float64]
-    detected_at: NDArray[np.float64]
+    changed_at: NDArray[np.float64]
+    changed: NDArray[np.int64]
     lesion_volumes_mm3: NDArray[np.float64]
 
+    def found_at(self, threshold: float) -> NDArray[np.bool_]:
+        """Which lesions are found at a threshold, ``(L,)``."""
+        changed = self.changed[self.changed_at >= threshold]
+        odd: NDArray[np.bool_] = (
+            np.bincount(changed, minlength=len(self.lesion_volumes_mm3)) % 2 == 1
+        )
+        return odd
+
+    @cached_property
+    def found(self) -> NDArray[np.int64]:
+        """How many lesions are found at each threshold, ``(K,)``."""
+        order = np.lexsort((-self.changed_at, self.changed))
+        first = np.append(True, np.diff(self.changed[order]) != 0)[: len(order)]
+        position = np.arange(len(order))
+        place = position - np.maximum.accumulate(np.where(first, position, 0))
+        steps = np.where(place % 2 == 0, 1, -1)  # found, lost, found again
+        falling = np.argsort(-self.changed_at[order], kind="stable")
+        total = np.append(0, np.cumsum(steps[falling]))
+        levels = -self.changed_at[order][falling]
+        return total[np.searchsorted(levels, -self.thresholds, side="right")]
+
     def threshold_at(self, false_positives_per_scan: float) -> float:
-        """The lowest threshold that keeps to this many, it and every higher one (else infinity)."""
+        """Where most lesions are found with at most so many false findings (else infinity).
+
+        Only thresholds down to the first with more false findings are looked at; of equal ones the
+        highest is taken.
+        """
         broken = np.flatnonzero(self.false_positives_per_scan > false_positives_per_scan)
-        allowed = self.thresholds[: broken[0]] if broken.size else self.thresholds
-        return float(allowed[-1]) if allowed.size else float("inf")
+        allowed = broken[0] if broken.size else len(self.thresholds)
+        if not allowed:
+            return float("inf")
+        return float(self.thresholds[self.found[:allowed].argmax()])
 
     def sensitivity_at(
         self,
@@ -256,9 +291,7 @@ class Froc:
         chosen = (self.lesion_volumes_mm3 >= low) & (self.lesion_volumes_mm3 < high)
         if not chosen.any():
             return float("nan")
-        return float(
-            (self.detected_at[chosen] >= self.threshold_at(false_positives_per_scan)).mean()
-        )
+        return float(self.found_at(self.threshold_at(false_positives_per_scan))[chosen].mean())
 
     def by_size(
         self, false_positives_per_scan: float, edges_mm3: Sequence[float] = SIZE_EDGES_MM3
@@ -278,7 +311,7 @@ class LesionSweep(NamedTuple):
     """One scan's part of a free-response curve: its findings at every threshold, and its lesions.
 
     Attributes:
-        sweep: Findings that touch no lesion, and when each lesion is detected.
+        sweep: False findings, and when each lesion is found.
         lesion_volumes_mm3: Volume of each lesion, ``(L,)``.
     """
 
@@ -301,13 +334,16 @@ def lesion_sweep(
         most_findings: Stop after more false findings than this.
         most_voxels: Stop after more voxels in false findings than this.
     """
-    lesions, number = large_components(as_mask(scan.truth, np.shape(scan.scores)), 1)
+    scores = np.asarray(scan.scores)
+    lesions, number = large_components(as_mask(scan.truth, scores.shape), 1)
     sizes = np.bincount(lesions.ravel(), minlength=number + 1)[1:]
+    inside = as_mask(scan.mask, scores.shape)
     found = sweep(
-        scan.scores,
-        scan.mask,
+        scores,
+        inside & (scores > scores[inside].min(initial=np.inf)),
         minimum_voxels=minimum_volume_mm3 / scan.voxel_volume_mm3,
         lesions=lesions,
+        true_share=TRUE_SHARE,
         most_findings=most_findings,
         most_voxels=most_voxels,
     )
@@ -324,13 +360,15 @@ def froc_of(scans: Sequence[LesionSweep]) -> Froc:
         msg = f"no lesion in {len(scans)} scans: lesion sensitivity is undefined"
         raise InputError(msg, "Count false positives on healthy scans instead.")
     sweeps = [scan.sweep for scan in scans]
+    first = np.cumsum([0, *(one.lesions for one in sweeps)])
     stop = max((s.levels[-1] for s in sweeps if not s.complete), default=-np.inf)
     thresholds = np.unique(np.concatenate([s.levels for s in sweeps]))[::-1]
     thresholds = thresholds[thresholds >= stop]
     return Froc(
         thresholds=thresholds,
         false_positives_per_scan=np.mean([s.at(thresholds)[0] for s in sweeps], axis=0),
-        detected_at=np.concatenate([s.detected_at for s in sweeps]),
+        changed_at=np.concatenate([one.changed_at for one in sweeps]),
+        changed=np.concatenate([one.changed + n for n, one in zip(first, sweeps, strict=False)]),
         lesion_volumes_mm3=np.concatenate([scan.lesion_volumes_mm3 for scan in scans]),
     )
 

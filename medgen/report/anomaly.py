@@ -81,8 +81,9 @@ MEANINGS: dict[str, str] = {
     "Dice": "of the pooled voxels at a threshold fixed on other subjects, as the table says.",
     "best Dice": "OPTIMISTIC: the threshold was chosen on the test set itself. Nobody has it in "
     "practice.",
-    "found @k": "share of lesions touched by a finding, at the lowest threshold with at most k "
-    "false findings per scan, there and at every higher one.",
+    "found @k": "share of lesions that findings find which are at least a tenth lesion, at the "
+    "threshold that finds most with at most k false findings per scan, there and at every higher "
+    "one.",
     "image AUROC": "chance that an abnormal image outscores a normal one.",
     "untrained": "the first method of the study with the weights it started from.",
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -341,21 +341,20 @@ class _Seen:
 
 
 def _thinned(sweep: Sweep) -> Sweep:
-    """Only the levels at which something happens: a false finding comes or goes, a lesion is found.
+    """Only levels at which something happens: a false finding comes or goes, or a lesion does.
 
     What is left out cannot change a sensitivity at a number of false findings.
     """
     if not sweep.levels.size:
         return sweep
     kept = np.diff(sweep.false_findings, prepend=0) != 0
-    kept |= np.isin(sweep.levels, sweep.detected_at)
+    kept |= np.isin(sweep.levels, sweep.changed_at)
     kept[-1] = True
-    return Sweep(
-        sweep.levels[kept],
-        sweep.false_findings[kept],
-        sweep.false_voxels[kept],
-        sweep.detected_at,
-        sweep.complete,
+    return replace(
+        sweep,
+        levels=sweep.levels[kept],
+        false_findings=sweep.false_findings[kept],
+        false_voxels=sweep.false_voxels[kept],
     )
 
 
@@ -401,7 +400,8 @@ def _write(
         for place, one in enumerate(scores.sweeps):
             key, own = f"{number}/sweep/{place}", one.sweep
             arrays |= {f"{key}/levels": own.levels, f"{key}/findings": own.false_findings,
-                       f"{key}/voxels": own.false_voxels, f"{key}/detected": own.detected_at,
+                       f"{key}/voxels": own.false_voxels, f"{key}/changed_at": own.changed_at,
+                       f"{key}/changed": own.changed,
                        f"{key}/complete": np.array(own.complete),
                        f"{key}/volumes": one.lesion_volumes_mm3}  # fmt: skip
     for place, picture in enumerate(looking.pictures):
@@ -467,7 +467,9 @@ def _read_sweep(arrays: Mapping[str, Any], key: str) -> Sweep:
         levels=arrays[f"{key}/levels"],
         false_findings=arrays[f"{key}/findings"],
         false_voxels=arrays[f"{key}/voxels"],
-        detected_at=arrays[f"{key}/detected"],
+        changed_at=arrays[f"{key}/changed_at"],
+        changed=arrays[f"{key}/changed"],
+        lesions=len(arrays[f"{key}/volumes"]),
         complete=bool(arrays[f"{key}/complete"]),
     )
 

@@ -372,11 +372,9 @@ def _panel(
         findings, sensitivity = np.zeros(0), np.zeros(0)
         curve = _curve(scores) if scores.tallies else None
         if curve is not None:
-            findings = curve.false_positives_per_scan
-            sensitivity = np.array(
-                [(curve.detected_at >= level).mean() for level in _few(curve.thresholds)]
-            )
-            findings = _few(findings)
+            # The best that so many false findings allow, as in the tables.
+            findings = _few(np.maximum.accumulate(curve.false_positives_per_scan))
+            sensitivity = _few(np.maximum.accumulate(curve.found) / len(curve.lesion_volumes_mm3))
         curves.append(
             Curve(row.name, row.kind, _few(recall), _few(precision), findings, sensitivity)
         )

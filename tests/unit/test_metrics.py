@@ -109,8 +109,11 @@ def brute_force(
         regions = [r.coords for r in measure.regionprops(labels) if r.area >= minimum_voxels]
         kept = np.zeros(labels.shape, bool)
         for coords in regions:
-            kept[tuple(coords.T)] = True
-            false += not scan.truth[tuple(coords.T)].any()
+            share = scan.truth[tuple(coords.T)].mean()
+            if share == 0 or share < metrics.TRUE_SHARE:
+                false += 1
+            else:
+                kept[tuple(coords.T)] = True
         truth = measure.label(scan.truth)
         lesions += truth.max()
         detected += len(set(truth[kept].tolist()) - {0})
@@ -126,8 +129,10 @@ def test_froc_agrees_with_labelling_at_every_threshold(minimum_voxels, shape):
     )
     expected = [brute_force(scans, t, minimum_voxels) for t in curve.thresholds]
     np.testing.assert_allclose(curve.false_positives_per_scan, [false for false, _ in expected])
-    detected = [(curve.detected_at >= threshold).mean() for threshold in curve.thresholds]
-    np.testing.assert_allclose(detected, [found for _, found in expected])
+    found = [found for _, found in expected]
+    np.testing.assert_allclose([curve.found_at(t).mean() for t in curve.thresholds], found)
+    np.testing.assert_allclose(curve.found / len(curve.lesion_volumes_mm3), found)
+    assert (np.diff(found) < 0).any()  # findings outgrow their lesions
     assert len(expected) > 10
 
     short = metrics.froc(
@@ -140,7 +145,7 @@ def test_froc_agrees_with_labelling_at_every_threshold(minimum_voxels, shape):
         for false, found in expected:
             if false > allowed:
                 break
-            within = found
+            within = max(within, found)
         assert curve.sensitivity_at(allowed) == pytest.approx(within)
 
 
@@ -148,9 +153,10 @@ def test_size_strata_part_all_lesions():
     scans = [random_scan(seed) for seed in range(3)]
     curve = metrics.froc(scans)
     strata = curve.by_size(2, edges_mm3=(20, 100, 1e6))
-    assert sum(count for _, count in strata.values()) == curve.detected_at.size
+    lesions = curve.lesion_volumes_mm3.size
+    assert sum(count for _, count in strata.values()) == lesions
     found = sum(share * count for share, count in strata.values() if count)
-    assert found / curve.detected_at.size == pytest.approx(curve.sensitivity_at(2))
+    assert found / lesions == pytest.approx(curve.sensitivity_at(2))
     assert np.isnan(strata[1e6, np.inf][0])
 
 
@@ -160,7 +166,8 @@ def test_a_lesion_that_the_mask_leaves_out_is_missed():
     mask[:3, :3, :3] = 1
     scores[1, 1, 1] = 1
     curve = metrics.froc([metrics.ScoredScan(scores, truth, mask > 0, 1.0)])
-    assert curve.detected_at.tolist() == [1, -np.inf]
+    assert curve.thresholds.tolist() == [1]
+    assert curve.found_at(1).tolist() == [True, False]
     assert curve.lesion_volumes_mm3.tolist() == [1, 2]
     assert curve.sensitivity_at(1.0, (1.5, 3.0)) == 0
 
@@ -170,6 +177,33 @@ def test_froc_without_a_lesion_is_an_error():
     healthy = metrics.ScoredScan(scan.scores, np.zeros(scan.truth.shape), scan.mask, 1.0)
     with pytest.raises(InputError, match="no lesion in 1 scans"):
         metrics.froc([healthy])
+
+
+@pytest.mark.parametrize("background", [0.0, 0.7])
+def test_a_map_that_says_nothing_finds_nothing(background):
+    truth = np.zeros((12, 12), bool)
+    truth[2:8, 2:8] = True
+    inside = np.ones(truth.shape, bool)
+    constant = metrics.ScoredScan(np.full(truth.shape, background), truth, inside, 1.0)
+    # High everywhere but in the lesion, which only the lowest level of all reaches.
+    inverted = metrics.ScoredScan(np.where(truth, background, 1.0), truth, inside, 1.0)
+    for scan in (constant, inverted):
+        assert metrics.froc([scan, scan]).sensitivity_at(5) == 0
+
+
+def test_a_finding_far_larger_than_its_lesion_is_false():
+    truth, scores = np.zeros((2, 20, 20))
+    truth[10, 10:12] = 1
+    scores[10, 10:14] = 2  # half of it is lesion
+    scores[8:13, 8:15] = np.maximum(scores[8:13, 8:15], 1)  # 2 of 35
+    scan = metrics.ScoredScan(scores, truth, np.ones(truth.shape), 1.0)
+    curve = metrics.froc([scan])
+    assert curve.thresholds.tolist() == [2, 1]
+    assert curve.found.tolist() == [1, 0]
+    assert curve.false_positives_per_scan.tolist() == [0, 1]
+    assert curve.sensitivity_at(1) == 1
+    assert metrics.false_positives(scores >= 2, truth, 1.0) == (0, 0.0)
+    assert metrics.false_positives(scores >= 1, truth, 1.0) == (1, 35.0)
 
 
 def test_false_positives_are_what_touches_no_lesion():
