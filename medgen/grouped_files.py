@@ -98,8 +98,8 @@ def split(config: SetConfig, find: Finder) -> tuple[list[Item], list[Item]]:
     unknown = set(config.exclude)
     for number, folder in enumerate(condition_folders(config, find).values()):
         every = find(folder)
-        found = [pair for pair in every if _stem(pair[0]) not in config.exclude]
-        unknown -= {_stem(path) for path, _ in every}
+        found = [pair for pair in every if stem(pair[0]) not in config.exclude]
+        unknown -= {stem(path) for path, _ in every}
         if not found:
             deeper = [
                 path.name for path in sorted(folder.iterdir()) if path.is_dir() and find(path)
@@ -176,8 +176,12 @@ def files(folder: Path, endings: Sequence[str]) -> list[Path]:
     )
 
 
-def _stem(path: Path) -> str:
-    return path.name.split(".")[0]
+def stem(path: Path) -> str:
+    """The name of an image's file without the ending of its format."""
+    for ending in sorted((*PICTURES, *VOLUMES, ".dcm"), key=len, reverse=True):
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
+    return path.stem
 
 
 def _shown(path: Path) -> bool:
@@ -217,7 +221,7 @@ def _group(
             raise InputError(msg, "List every image, or remove the file to use a pattern.")
         return rows[path.name]
     if pattern is None:
-        return _stem(path), ""
+        return stem(path), ""
     try:
         match = re.search(pattern, path.name)
         group = match.group(1) if match else None
@@ -269,9 +273,9 @@ def _check_sides(
         )
     if not held_out:
         return
-    seen = {_content(item.path): item.path for item in train}
+    seen = {hash_contents(item.path): item.path for item in train}
     for item in held_out:
-        twin = seen.get(_content(item.path))
+        twin = seen.get(hash_contents(item.path))
         if twin is not None:
             raise LeakageError(
                 f"{item.path} is held out, but {twin}, which is trained on, is the same image",
@@ -279,15 +283,20 @@ def _check_sides(
             )
 
 
-def _content(path: Path) -> bytes:
+def hash_contents(path: Path) -> str:
+    """SHA-256 of an image's file, by which it is known again whatever it and its group are called.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def facts(train: Sequence[Item], held_out: Sequence[Item], names: Sequence[str]) -> dict[str, Any]:
-    """What a set is made of, for people and for the record; groups only as hashes."""
+    """What a set is made of, for people and for the record; groups and files only as hashes."""
     groups = sorted({item.group for item in train})
     count = Counter(item.condition for item in train)
     return {
@@ -297,4 +306,5 @@ def facts(train: Sequence[Item], held_out: Sequence[Item], names: Sequence[str])
         "held_out_groups": len({item.group for item in held_out}),
         "conditions": {name: count[number] for number, name in enumerate(names)},
         "hashed_ids": [hashlib.sha256(group.encode()).hexdigest() for group in groups],
+        "hashed_files": sorted({hash_contents(item.path) for item in train}),
     }

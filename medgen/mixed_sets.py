@@ -73,7 +73,10 @@ class Mixed:
         self.facts: dict[str, Any] = {
             "images": sum(facts.get("images", 0) for facts in known),
             "sets": dict(zip(config.sets, known, strict=True)),
-            "hashed_ids": sorted({h for facts in known for h in facts.get("hashed_ids", ())}),
+            **{
+                key: sorted({h for facts in known for h in facts.get(key, ())})
+                for key in ("hashed_ids", "hashed_files")
+            },
         }
 
     def batch(self, index: int) -> dict[str, Tensor]:

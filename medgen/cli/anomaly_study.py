@@ -71,7 +71,7 @@ def evaluate_anomaly(
             f"{config} names methods to train: {', '.join(study.methods)}",
             "Use `medgen benchmark anomaly`, or leave `methods` out.",
         )
-    command = f"evaluate anomaly CONFIG -o OUT --seed {study.seed}"
+    command = "evaluate anomaly CONFIG -o OUT"
     _compare(study, config, output, command, dry_run=dry_run, json=json,
              jobs=jobs, resume=resume, device=device)  # fmt: skip
 
@@ -140,6 +140,7 @@ def _compare(
 ) -> None:  # fmt: skip
     """Run the study and print its table."""
     from medgen.errors import MedgenError
+    from medgen.tasks.anomaly_checks import check_models
     from medgen.tasks.anomaly_study import study_cases, study_variants, units
     from medgen.tasks.output_folder import refuse_inside
 
@@ -148,6 +149,7 @@ def _compare(
         refuse_inside(output, study.root)
     if dry_run:
         sets = study_cases(study)
+        check_models(study, cells, sets, steps=how.get("steps"), minutes=how.get("minutes"))
         print_json(
             {
                 "study": study.model_dump(mode="json"),

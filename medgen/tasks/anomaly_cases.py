@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,16 @@ from pydantic import Field, model_validator
 
 from medgen.config import Config
 from medgen.errors import GeometryError, InputError, LeakageError
-from medgen.grouped_files import PICTURES, VOLUMES, SetConfig, condition_names, files, split
+from medgen.grouped_files import (
+    PICTURES,
+    VOLUMES,
+    SetConfig,
+    condition_names,
+    files,
+    hash_contents,
+    split,
+    stem,
+)
 from medgen.tasks.paired_files import partners
 from medgen.volume import Volume
 
@@ -281,22 +290,31 @@ def _of_images(settings: CaseSet, root: Path) -> list[Case]:
     """Images with lesion masks, or normal ones."""
     assert settings.images is not None
     paths = {path.relative_to(root).as_posix(): path for path in _files(settings.images, root)}
-    paths = {k: p for k, p in paths.items() if p.name.split(".")[0] not in settings.exclude}
+    paths = {k: p for k, p in paths.items() if stem(p) not in settings.exclude}
     masks = _beside(settings.masks, "mask", paths, root)
     regions = _beside(settings.regions, "region", paths, root)
+    groups = _groups(paths, settings.group_pattern)
     return [
         Case(
-            name, _group(name, settings.group_pattern), None if masks else False, path,
+            name, groups[name], None if masks else False, path,
             masks.get(name), regions.get(name), settings.first_label,
         )
         for name, path in paths.items()
     ]  # fmt: skip
 
 
-def _group(name: str, pattern: str | None) -> str:
+def _groups(names: Collection[str], pattern: str | None) -> dict[str, str]:
+    """The subject of each image; without a pattern each is its own, named by file or by path."""
+    if pattern is not None:
+        return {name: _group(name, pattern) for name in names}
+    found = {name: stem(Path(name)) for name in names}
+    if len(set(found.values())) == len(found):
+        return found
+    return {name: str(Path(name).with_name(stem(Path(name)))) for name in names}
+
+
+def _group(name: str, pattern: str) -> str:
     """The subject, by the first (...) of a pattern in the path below the root."""
-    if pattern is None:
-        return Path(name).name.split(".")[0]
     try:
         match = re.search(pattern, name)
         group = match.group(1) if match else None
@@ -337,10 +355,7 @@ def _beside(
                 other = other.replace(part, replacement)
             found[name] = path.with_name(other)
     elif "*" in given:
-        found = {}
-        every = {path.name.split(".")[0]: path for path in _files(given, root)}
-        for name, path in images.items():
-            found[name] = every.get(path.name.split(".")[0], root / given)
+        found = _by_name(_files(given, root), images, what)
     else:
         short = {name.rpartition(".")[0].removesuffix(".nii"): name for name in images}
         found = {short[k]: p for k, p in partners(dict.fromkeys(short, Path()), root / given,
@@ -353,6 +368,24 @@ def _beside(
     return found
 
 
+def _by_name(offered: Sequence[Path], images: Mapping[str, Path], what: str) -> dict[str, Path]:
+    """The file that is named like each image, with as many of the folders above it as it takes."""
+    for depth in range(max(len(path.parts) for path in (*offered, *images.values()))):
+        every = {_ends(path, depth): path for path in offered}
+        wanted = {_ends(path, depth): name for name, path in images.items()}
+        if len(every) == len(offered) and len(wanted) == len(images):
+            return {name: every[key] for key, name in wanted.items() if key in every}
+    raise InputError(
+        f"two {what}s or two images differ in nothing but the ending of their names",
+        "Remove or rename one of them.",
+    )
+
+
+def _ends(path: Path, depth: int) -> tuple[str, ...]:
+    """The name of a file and of so many folders above it."""
+    return (*path.parent.parts[len(path.parent.parts) - depth :], stem(path))
+
+
 def refuse_shared(sets: Mapping[str, Sequence[Case]]) -> None:
     """Refuse a subject, or an image, that is in two sets.
 
@@ -360,7 +393,7 @@ def refuse_shared(sets: Mapping[str, Sequence[Case]]) -> None:
         LeakageError: One is.
     """
     owner: dict[str, str] = {}
-    content: dict[bytes, tuple[str, str]] = {}
+    content: dict[str, tuple[str, Case]] = {}
     for name, cases in sets.items():
         for case in cases:
             other = owner.setdefault(case.group, name)
@@ -372,12 +405,44 @@ def refuse_shared(sets: Mapping[str, Sequence[Case]]) -> None:
                 )
             if case.image is None:
                 continue
-            digest = hashlib.sha256(case.image.read_bytes()).digest()
-            where, twin = content.setdefault(digest, (name, case.name))
-            if where != name:
-                raise LeakageError(f"{case.name} of {name} is the same image as {twin} of {where}")
+            twin = content.setdefault(hash_contents(case.image), (name, case))
+            if twin[0] != name:
+                raise LeakageError(
+                    f"{case.name} of {name} is the same image as {twin[1].name} of {twin[0]}",
+                    "Leave one of them out.",
+                )
+            if twin[1].group != case.group:
+                raise LeakageError(
+                    f"{case.name} and {twin[1].name} of {name} are the same image of two subjects, "
+                    f"{case.group} and {twin[1].group}",
+                    "Exclude one of them: counted twice, intervals come out too narrow.",
+                )
 
 
-def hashed(cases: Sequence[Case]) -> set[str]:
-    """Hashes of the subjects, as packages and runs record those that they were trained on."""
-    return {hashlib.sha256(case.group.encode()).hexdigest() for case in cases}
+def refuse_known(model: str, known: Collection[str], cases: Sequence[Case], of: str) -> None:
+    """Refuse cases that a model was made with.
+
+    Args:
+        model: Its name.
+        known: SHA-256 of the subjects' names, and of a run also of the files, that it has seen.
+        cases: Of a set.
+        of: The set's name.
+
+    Raises:
+        LeakageError: It has seen one of the subjects or images.
+    """
+    if not known:
+        return
+    seen = [
+        case
+        for case in cases
+        if hashlib.sha256(case.group.encode()).hexdigest() in known
+        or (case.image is not None and hash_contents(case.image) in known)
+    ]
+    if seen:
+        raise LeakageError(
+            f"{model} was trained or calibrated on {len(seen)} of the {len(cases)} cases of {of}, "
+            f"such as {seen[0].name}",
+            "Evaluate it on other subjects. Of a set that is split, training and evaluation need "
+            "the same validation_fraction, group_pattern and exclude.",
+        )

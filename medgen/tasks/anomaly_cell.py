@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.errors import LeakageError
 from medgen.metrics.anomaly import (
     LesionSweep,
     ScoredScan,
@@ -29,7 +29,7 @@ from medgen.metrics.anomaly import (
 from medgen.metrics.tally import Tally, defined
 from medgen.scoring import scan_score
 from medgen.scoring.sweep import Sweep
-from medgen.tasks.anomaly_cases import Case, Loaded, hashed
+from medgen.tasks.anomaly_cases import Case, Loaded, refuse_known
 from medgen.tasks.anomaly_models import Detector, Outputs, detector
 from medgen.tasks.anomaly_protocols import Protocol, Variant, scored
 from medgen.tasks.anomaly_study import (
@@ -39,7 +39,7 @@ from medgen.tasks.anomaly_study import (
     study_variants,
     training_of,
 )
-from medgen.tasks.benchmark_runs import RESULT, in_words, trained
+from medgen.tasks.benchmark_runs import RESULT, in_words, stored, trained
 from medgen.tasks.detect_files import write_json
 from medgen.tasks.limits import check_scan
 
@@ -115,16 +115,12 @@ def evaluate_unit(
 
     Raises:
         InputError: A case or the model cannot be used.
-        LeakageError: The model was trained on one of the subjects.
+        LeakageError: The model was trained or calibrated on one of the subjects.
     """
     cases, wanted = study_cases(study), study_variants(study)
     model = detector(study, unit, run)
     for name, members in cases.items():
-        if shared := hashed(members) & model.trained_on:
-            raise LeakageError(
-                f"{unit.name} was trained on {len(shared)} of the subjects of {name}",
-                "Evaluate it on other subjects.",
-            )
+        refuse_known(unit.name, model.known, members, name)
     wanted = _with_its_scan_score(wanted, model.shipped)
     looking = _Looking(study, unit, model, device)
     found: dict[str, dict[str, Scores]] = {}
@@ -224,16 +220,22 @@ class _Looking:
                 scores = self.scores(prepared, outputs, variant.protocol)
                 level = thresholds.get(variant.name, Threshold(None, "")).value
                 seen = _Seen(case, loaded, scores, region, variant.protocol)
-                row = seen.row(level, self.study.minimum_finding_mm3)
+                smallest = self.smallest_mm3(variant.protocol)
+                row = seen.row(level, smallest)
                 found[variant.name].rows.append(row)
                 if seen.truth is not None:
                     found[variant.name].take(case.group, Tally.of(scores, seen.truth, region))
                     if sweeps:
-                        minimum = self.study.minimum_finding_mm3
-                        found[variant.name].sweeps.append(seen.sweep(minimum, len(cases)))
+                        found[variant.name].sweeps.append(seen.sweep(smallest, len(cases)))
                 if sweeps and number == 0:
                     self.keep_picture(case, loaded, scores, abnormal=row["abnormal"])
         return found
+
+    def smallest_mm3(self, protocol: Protocol) -> float:
+        """Volume below which a region is no finding; of a package as shipped, its own."""
+        if protocol.shipped and self.model.shipped is not None:
+            return self.model.shipped.minimum_volume_mm3
+        return self.study.minimum_finding_mm3
 
     def kinds(self, variants: Sequence[Variant]) -> list[bool]:
         """Networks say one thing; brightness differs for voxels and for whole images."""
@@ -433,6 +435,17 @@ def _write(
         },
     }
     write_json(folder / RESULT, result)
+
+
+def complete(folder: Path) -> bool:
+    """Whether a cell is done, and what it left can be read."""
+    if stored(folder) is None or not (folder / TIMINGS).is_file():
+        return False
+    try:
+        with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
+            return arrays.zip.testzip() is None
+    except (OSError, ValueError, BadZipFile):
+        return False
 
 
 def read_scores(folder: Path, result: dict[str, Any]) -> dict[str, Scores]:

@@ -36,7 +36,7 @@ class Detector:
         shipped: Its package's scoring.
         manifest: Of its package, which says what scans it takes.
         threshold: Its package's calibrated threshold.
-        trained_on: Hashes of the subjects that it is known to have seen.
+        known: Hashes of the subjects that it is known to have seen, of a run also of the files.
         facts: For the tables: ``parameters``, ``sha256``, ``training``.
     """
 
@@ -47,7 +47,7 @@ class Detector:
     shipped: Scoring | None = None
     manifest: Manifest | None = None
     threshold: float | None = None
-    trained_on: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
     facts: dict[str, Any] = field(default_factory=dict)
 
     def outputs(self, prepared: Prepared, *, device: str, voxels: bool) -> Outputs:
@@ -127,7 +127,7 @@ def _packaged(name: str) -> Detector:
         shipped=package.scoring,
         manifest=package.manifest,
         threshold=None if calibration is None else calibration.threshold,
-        trained_on=frozenset(h for d in package.manifest.training_data for h in d.hashed_ids),
+        known=_known_to(package.manifest),
         facts={
             "version": package.manifest.version,
             "sha256": package.sha256,
@@ -147,7 +147,7 @@ def _of_run(study: Study, folder: Path) -> Detector:
         study.preparation,
         run.method,
         _inference_for(run.method, study),
-        trained_on=frozenset(_hashed(record.get("source", {}))),
+        known=frozenset(hashes_in(record.get("source", {}))),
         facts={
             "sha256": hash_file(folder / WEIGHTS),
             "parameters": record["parameters"],
@@ -160,17 +160,40 @@ def _of_run(study: Study, folder: Path) -> Detector:
     )
 
 
-def _hashed(facts: Any) -> Iterator[str]:
-    """Hashes of subjects anywhere in what a source says about its data."""
+def known_to_package(name: str) -> frozenset[str]:
+    """Hashes of the subjects that a package was trained or calibrated on."""
+    from medgen.package import load_package
+
+    return _known_to(load_package(name, "detect-anomalies").manifest)
+
+
+def _known_to(manifest: Manifest) -> frozenset[str]:
+    known = {one for data in manifest.training_data for one in data.hashed_ids}
+    return frozenset(known | set(() if manifest.parent is None else manifest.parent.hashed_ids))
+
+
+def known_to_run(folder: str) -> frozenset[str]:
+    """Hashes of the subjects and files that a run was trained on.
+
+    Raises:
+        InputError: It is no finished run.
+    """
+    from medgen.tasks.pack_recipe import record_of
+
+    return frozenset(hashes_in(record_of(Path(folder)).get("source", {})))
+
+
+def hashes_in(facts: Any) -> Iterator[str]:
+    """Hashes of subjects and files anywhere in what a source says about its data."""
     if isinstance(facts, dict):
         for name, value in facts.items():
-            if name == "hashed_ids":
+            if name in ("hashed_ids", "hashed_files"):
                 yield from value
             else:
-                yield from _hashed(value)
+                yield from hashes_in(value)
     elif isinstance(facts, list):
         for value in facts:
-            yield from _hashed(value)
+            yield from hashes_in(value)
 
 
 def _inference_for(method: Any, study: Study) -> Inference:

@@ -6,7 +6,6 @@ Imports no torch.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from medgen.preparation import Preparation
 from medgen.scoring.maps import Evidence
 from medgen.tasks.anomaly_cases import Case, CaseSet, cases_of, refuse_other_sizes, refuse_shared
 from medgen.tasks.anomaly_protocols import Protocol, Variant, protocol, variants
-from medgen.tasks.benchmark_runs import RESULT, RUNS
+from medgen.tasks.benchmark_runs import RESULT, RUNS, stored
 from medgen.training.config import TrainingConfig, set_key, validated
 
 SETS = ("test", "validation", "normals")
@@ -288,7 +287,11 @@ def _trained_in(folder: Path) -> list[Unit]:
     """The methods that an earlier study trained, with their seeds."""
     found = []
     for result in sorted((folder / RUNS).glob(f"*/{RESULT}")):
-        cell = json.loads(result.read_text(encoding="utf-8"))
+        cell = stored(result.parent)
+        if cell is None:
+            raise InputError(
+                f"{result} is damaged", "Go on with that study (--resume): it is made again."
+            )
         if cell["kind"] == "method":
             run = str(result.parent / "training")
             found.append(Unit(cell["name"], cell["seed"], "run", run, cell["evidence"]))

@@ -73,12 +73,12 @@ def claim(output: Path, header: Mapping[str, Mapping[str, Any]], resume: bool) -
 
 
 def stored(folder: Path) -> dict[str, Any] | None:
-    """The result of a cell, if it is complete."""
-    file = folder / RESULT
-    if not file.exists():
+    """The result of a cell; None if it is missing or damaged, so that the cell is done again."""
+    try:
+        found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    return found if isinstance(found, dict) else None
 
 
 def run_all(

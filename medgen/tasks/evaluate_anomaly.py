@@ -13,7 +13,9 @@ is kept apart from them, in ``run.json`` and the last table.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,17 @@ import numpy as np
 from medgen.report.anomaly import write_report
 from medgen.run_record import fingerprint, run_record, timed
 from medgen.tasks.anomaly_cases import Case
-from medgen.tasks.anomaly_cell import TIMINGS, run_cell
+from medgen.tasks.anomaly_cell import TIMINGS, complete, run_cell
+from medgen.tasks.anomaly_checks import check_models
 from medgen.tasks.anomaly_study import (
     Study,
     Unit,
     study_cases,
     study_variants,
-    training_of,
     units,
 )
 from medgen.tasks.anomaly_summary import summarise
-from medgen.tasks.benchmark_runs import RUNS, claim, device_name, run_all, stored
+from medgen.tasks.benchmark_runs import RUNS, SETTINGS, claim, device_name, run_all, stored
 from medgen.tasks.detect_files import write_json
 
 RESULTS, CASES, TABLE, PAGE, RUN = (
@@ -95,16 +97,14 @@ def compare(
     device = resolve_device(device)
     cases, wanted = study_cases(study), study_variants(study)
     cells = units(study, methods, seeds)
-    for cell in cells:
-        if cell.kind == "method":
-            training_of(study, cell, steps=steps, minutes=minutes)  # refused now, not in an hour
+    check_models(study, cells, cases, steps=steps, minutes=minutes)  # now, not in an hour
     header = {
         "study": _unchanging(study),
         "budget": {"steps": steps, "minutes": minutes},
         "cases": {name: _fingerprint(members) for name, members in cases.items()},
     }
     claim(output, header, resume)
-    left = [cell for cell in cells if stored(output / RUNS / cell.label) is None]
+    left = [cell for cell in cells if not complete(output / RUNS / cell.label)]
     threads = max(1, torch.get_num_threads() // max(1, min(jobs, len(left))))
     orders = {
         cell.label: (study, cell, output / RUNS / cell.label, device, threads, steps, minutes)
@@ -114,7 +114,9 @@ def compare(
     with timed(timings, "cells"):
         failed = run_all(orders, run_cell, jobs)
     with timed(timings, "tables"):
-        done = [cell for cell in cells if stored(output / RUNS / cell.label) is not None]
+        done = [cell for cell in cells if complete(output / RUNS / cell.label)]
+        if not done:
+            _withdraw(output, cells, resume)
         result, drawn = summarise(study, done, output, wanted, cases)
         result |= {"command": command, "failed": failed}
         write_json(output / RESULTS, result)
@@ -135,6 +137,16 @@ def compare(
     )
     write_json(output / RUN, record)
     return Comparison(result, failed)
+
+
+def _withdraw(output: Path, cells: Sequence[Unit], resume: bool) -> None:
+    """Leave no folder behind of a study in which nothing could be done, unless it was there."""
+    trained = any((output / RUNS / cell.label / "training").exists() for cell in cells)
+    if not (resume or trained):
+        shutil.rmtree(output / RUNS, ignore_errors=True)
+        (output / SETTINGS).unlink(missing_ok=True)
+        with suppress(OSError):
+            output.rmdir()  # only if it is empty
 
 
 def _unchanging(study: Study) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def open_run(folder: Path, changes: Sequence[str] = ()) -> Run:
     from medgen.methods import build
     from medgen.package.weights import rounded
 
-    record = _record_of(folder)
+    record = record_of(folder)
     config = TrainingConfig.model_validate(record["config"])
     config = config.model_copy(update={"data": _changed(config.data, changes)})
     method: Any = build(config.method, config.config)
@@ -90,7 +90,7 @@ def open_run(folder: Path, changes: Sequence[str] = ()) -> Run:
     return Run(record, config, method.eval())
 
 
-def _record_of(run: Path) -> dict[str, Any]:
+def record_of(run: Path) -> dict[str, Any]:
     """What ``training.json`` says of a finished run."""
     try:
         record: dict[str, Any] = json.loads((run / "training.json").read_text(encoding="utf-8"))

@@ -170,7 +170,7 @@ def _names(opened: Sequence[Trained]) -> list[str]:
 
 
 def _refuse_seen(name: str, trained: Trained, test: Sequence[Item]) -> None:
-    seen = sorted({item.group for item in test if trained.has_seen(item.group)})
+    seen = sorted({item.group for item in test if trained.has_seen(item.group, item.path)})
     if seen:
         raise LeakageError(
             f"{len(seen)} group(s) held out here were trained on by {name}, such as {seen[0]!r}",

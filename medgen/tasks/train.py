@@ -91,7 +91,7 @@ def dry_run(settings: TrainingConfig) -> dict[str, Any]:
 
 
 def _without_ids(facts: Any) -> Any:
-    """Facts about data without the long lists of hashed groups, which training.json keeps."""
+    """Facts about data without the long lists of hashes, which training.json keeps."""
     if not isinstance(facts, dict):
         return facts
-    return {name: _without_ids(v) for name, v in facts.items() if name != "hashed_ids"}
+    return {n: _without_ids(v) for n, v in facts.items() if n not in ("hashed_ids", "hashed_files")}

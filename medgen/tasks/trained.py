@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgen.grouped_files import hash_contents
 from medgen.run_record import hash_file
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Trained:
         data: What the run was trained on, as its configuration says; {} for a package.
         preparation: How images are prepared for it; None: as pictures are, see
             :mod:`medgen.tasks.labelled_images`.
-        hashed_ids: SHA-256 of every group (patient) that it was trained on.
+        hashed_ids: SHA-256 of every group (patient) that it was trained on; of a run also of
+            every file.
     """
 
     name: str
@@ -39,9 +41,10 @@ class Trained:
     preparation: Preparation | None = None
     hashed_ids: frozenset[str] = frozenset()
 
-    def has_seen(self, group: str) -> bool:
-        """Whether a group of this name was trained on."""
-        return hashlib.sha256(group.encode()).hexdigest() in self.hashed_ids
+    def has_seen(self, group: str, file: Path) -> bool:
+        """Whether a group of this name was trained on, or this very file."""
+        name = hashlib.sha256(group.encode()).hexdigest()
+        return name in self.hashed_ids or hash_contents(file) in self.hashed_ids
 
 
 def open_trained(where: str | Path) -> Trained:
@@ -94,7 +97,8 @@ def _of_package(where: str | Path) -> Trained:
 
 
 def _ids(facts: Mapping[str, Any]) -> Iterator[str]:
-    """The hashed groups of a set of images, or of all sets of a mixture."""
+    """The hashed groups and files of a set of images, or of all sets of a mixture."""
     yield from facts.get("hashed_ids", ())
+    yield from facts.get("hashed_files", ())
     for own in facts.get("sets", {}).values():
         yield from _ids(own)

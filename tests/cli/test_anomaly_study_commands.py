@@ -32,7 +32,7 @@ def test_an_evaluation_prints_its_table(cli, study, tmp_path):
     assert done.exit_code == 0, done.stderr
     assert "| tiny-baseline | 1 |" in done.stdout
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["command"] == "evaluate anomaly CONFIG -o OUT --seed 0"
+    assert record["command"] == "evaluate anomaly CONFIG -o OUT"
     again = cli("evaluate", "anomaly", study, "-o", tmp_path / "two", "--json", "--device", "cpu")
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout)["name"] == "Two heads"

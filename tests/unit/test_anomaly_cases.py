@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -10,10 +11,17 @@ import pytest
 from PIL import Image
 
 from medgen.errors import GeometryError, InputError, LeakageError
-from medgen.grouped_files import SetConfig, split_images
+from medgen.grouped_files import SetConfig, facts, split_images
 from medgen.io import write_nifti
 from medgen.phantoms import brain
-from medgen.tasks.anomaly_cases import CaseSet, cases_of, hashed, refuse_other_sizes, refuse_shared
+from medgen.tasks.anomaly_cases import (
+    CaseSet,
+    cases_of,
+    refuse_known,
+    refuse_other_sizes,
+    refuse_shared,
+)
+from medgen.tasks.anomaly_models import hashes_in
 from medgen.tasks.anomaly_study import (
     UNTRAINED,
     Study,
@@ -82,6 +90,39 @@ def test_images_find_their_masks_and_subjects(tmp_path):
         assert [case.mask.name for case in found] == [case.image.name for case in found]
 
 
+def test_masks_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    flat = save_scans(tmp_path / "flat", count=3)
+    for n, path in enumerate(sorted(flat.glob("*_FLAIR.nii.gz"))):
+        for kind, ending in (("scans", "FLAIR"), ("masks", "lesions")):
+            folder = tmp_path / kind / f"person.{n}"
+            folder.mkdir(parents=True)
+            source = path.with_name(path.name.replace("FLAIR", ending))
+            (folder / "flair.1.nii.gz").write_bytes(source.read_bytes())
+    given = {"images": "scans/*/flair.1.nii.gz", "masks": "masks/*/flair.1.nii.gz"}
+    found = cases_of(CaseSet.model_validate(given), tmp_path)
+    assert [c.mask.parent.name for c in found] == [c.image.parent.name for c in found]
+    assert len({case.group for case in found}) == 3
+    (tmp_path / "masks" / "again" / "person.0").mkdir(parents=True)
+    twin = tmp_path / "masks" / "again" / "person.0" / "flair.1.nii.gz"
+    twin.write_bytes(found[0].mask.read_bytes())
+    again = given | {"masks": "masks/**/flair.1.nii.gz"}
+    with pytest.raises(InputError, match="have no mask"):  # of two, neither is taken
+        cases_of(CaseSet.model_validate(again), tmp_path)
+    (tmp_path / "masks" / "person.0" / "flair.1.nii").touch()
+    either = given | {"masks": "masks/*/flair.1.nii*"}
+    with pytest.raises(InputError, match="in nothing but the ending"):
+        cases_of(CaseSet.model_validate(either), tmp_path)
+
+
+def test_one_image_under_two_names_is_refused(tmp_path):
+    root = save_scans(tmp_path, count=2)
+    for part in ("FLAIR", "lesions"):
+        source = root / f"sub-0_run-0_{part}.nii.gz"
+        (root / f"sub-9_run-0_{part}.nii.gz").write_bytes(source.read_bytes())
+    with pytest.raises(LeakageError, match="are the same image of two subjects"):
+        refuse_shared({"test": cases_of(CaseSet.model_validate(SCANS), root)})
+
+
 def test_a_mask_on_another_grid_is_refused(tmp_path):
     root = save_scans(tmp_path)
     other = brain((22, 28), spacing_mm=6.0, lesion_radius_mm=14.0)
@@ -138,7 +179,12 @@ def test_a_folder_is_split_as_training_splits_it(tmp_path):
     assert {case.image for case in sides["held_out"]} == {item.path for item in held_out}
     assert len(sides["all"]) == 24
     assert all(case.abnormal == case.name.startswith("ill/") for case in sides["all"])
-    assert not hashed(sides["train"]) & hashed(sides["held_out"])
+    known = hashes_in(facts(train, held_out, ("healthy", "ill")))
+    refuse_known("m", set(known), sides["held_out"], "test")
+    # Known by its subject's name, and by its contents whatever it and its subject are called.
+    for case in (sides["train"][0], replace(sides["train"][0], group="another")):
+        with pytest.raises(LeakageError, match="trained or calibrated on 1 of the 1 cases of test"):
+            refuse_known("m", set(hashes_in(facts(train, held_out, ()))), [case], "test")
     with pytest.raises(InputError, match="sick, which is no condition"):
         cases_of(CaseSet.model_validate({**given, "abnormal": ["sick"]}), tmp_path)
 
@@ -150,7 +196,7 @@ def test_parts_share_no_subject_and_leave_none_out(tmp_path):
         cases_of(CaseSet.model_validate({**given, "part": part}), tmp_path)
         for part in ([0, 0.5], [0.5, 1])
     ]
-    assert not hashed(parts[0]) & hashed(parts[1])
+    assert not {case.group for case in parts[0]} & {case.group for case in parts[1]}
     assert sum(map(len, parts)) == 24
     refuse_shared({"test": parts[0], "validation": parts[1]})
     with pytest.raises(LeakageError, match="is in both test and validation"):
