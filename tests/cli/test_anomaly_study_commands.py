@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from medgen.io import write_nifti
 from medgen.phantoms import brain
@@ -42,7 +44,8 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli, study, tmp_path
     out = tmp_path / "out"
     methods = "methods={dae: {config: {spatial_dims: 2}}, vae: {config: {spatial_dims: 2}}}"
     done = cli("benchmark", "anomaly", study, "-o", out, "--set", methods, "--methods", "dae",
-               "--seeds", 2, "--minutes-per-method", 1, "--dry-run")  # fmt: skip
+               "--set", "training={data: {kind: phantoms}}", "--seeds", 2,
+               "--minutes-per-method", 1, "--dry-run")  # fmt: skip
     assert done.exit_code == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["cells"][-2:] == ["dae-seed0", "dae-seed1"]
@@ -86,3 +89,72 @@ def test_masks_of_another_size_are_refused_before_anything_is_written(cli, study
     assert done.exit_code == 2
     assert "lies on another grid than its image" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+PICTURES = """
+name: Pictures
+protocols: [image_level]
+test: {folder: set, abnormal: [ill], validation_fraction: 0.5}
+preparation: {spacing_mm: 1.0, brain: none}
+training: {config: {spatial_dims: 2}, data: {kind: normals, folder: set, conditions: {h: healthy}}}
+methods: {linear_ae: {config: {image_size: [32, 32]}}}
+"""
+
+
+def test_what_is_wrong_with_methods_is_said_before_any_is_trained(cli, tmp_path):
+    random = np.random.default_rng(0)
+    for n in range(24):
+        folder = tmp_path / "data" / "set" / ("healthy" if n < 12 else "ill")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 255, (32, 32), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{n}.png")
+    file = tmp_path / "study.yaml"
+    file.write_text(PICTURES)
+    out = tmp_path / "out"
+    words = ("benchmark", "anomaly", file, "--data", tmp_path / "data", "-o", out, "--steps", 1,
+             "--seeds", 1, "--device", "cpu")  # fmt: skip
+    for change, message in (
+        ("name=x", "linear_ae was trained or calibrated on"),  # training holds out less
+        ("methods={dcgan: {}}", "method dcgan: it gives no map of anomalies"),
+        ("methods={dncnn: {}}", "method dncnn: it gives no map of anomalies"),
+        ("methods.linear_ae.config.featurez=3", "unknown key 'featurez'"),
+        ("training.data={}", "data.kind must be one of"),
+        ("models=[{name: a, runs: [nope]}]", "nope holds no finished training run"),
+    ):
+        done = cli(*words, "--set", change)
+        assert done.exit_code == 2, (change, done.stderr)
+        assert message in done.stderr, (change, done.stderr)
+        assert not out.exists(), change
+
+
+def test_a_study_that_comes_to_nothing_leaves_no_folder(cli, study, tmp_path):
+    scan = tmp_path / "scans" / "a_FLAIR.nii.gz"
+    scan.parent.mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.full((8, 8, 8), np.nan, np.float32), np.eye(4)), scan)
+    label = np.eye(8, dtype=np.uint8)[None].repeat(8, 0)
+    nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), scan.with_name("a_lesion.nii.gz"))
+    out = tmp_path / "out"
+    done = cli("evaluate", "anomaly", study, "--data", scan.parent, "-o", out, "--set",
+               "test={images: '*_FLAIR.nii.gz', masks: {_FLAIR: _lesion}}")  # fmt: skip
+    assert done.exit_code == 2
+    assert "not finite" in done.stderr or "NaN" in done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("damage", ["result", "arrays", "missing"])
+def test_a_damaged_cell_is_done_again(cli, study, tmp_path, damage):
+    out = tmp_path / "out"
+    words = ("evaluate", "anomaly", study, "-o", out, "--device", "cpu")
+    assert cli(*words).exit_code == 0
+    table = (out / "table.md").read_text()
+    cell = out / "runs" / "intensity-seed0"
+    if damage == "result":
+        (cell / "result.json").write_text("{corrupt")
+    elif damage == "arrays":
+        (cell / "arrays.npz").write_bytes((cell / "arrays.npz").read_bytes()[:100])
+    else:
+        (cell / "arrays.npz").unlink()
+    done = cli(*words, "--resume")
+    assert done.exit_code == 0, done.stderr
+    kept = table[: table.index("## Cost")]
+    assert (out / "table.md").read_text().startswith(kept)
