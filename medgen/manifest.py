@@ -159,7 +159,8 @@ class Parent(Config):
     sha256: str = Field(description="Hash that identifies it.")
     controls: int = Field(ge=1, description="Normal scans of the calibration.")
     hashed_ids: tuple[str, ...] = Field(
-        default=(), description="SHA-256 of each normal subject's identifier, to detect leakage."
+        default=(),
+        description="SHA-256 of each normal subject's identifier and file, to detect leakage.",
     )
 
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from medgen.batch.rules import Rule
-from medgen.config import Config
+from medgen.config import Config, read_yaml
 from medgen.errors import InputError
 from medgen.io.deidentify import Profile
 from medgen.manifest import first_problem
@@ -171,7 +171,7 @@ def load_pipeline(path: Path) -> Pipeline:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise InputError(f"{path} is too large for a pipeline ({path.stat().st_size} bytes)")
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values: Any = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"cannot read the pipeline {path}: {error.strerror}"
         raise InputError(msg, "Name a YAML file; examples lie in pipelines/.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,14 @@ def calibrate(
             help="Or: folder of scans to compare with the model's normal scans.", metavar="FOLDER"
         ),
     ] = None,
-    model: options.Model = "brain-mr",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model package, by name or folder. **auto**: with --controls the one that takes "
+            "the first scan.",
+            metavar="NAME",
+        ),
+    ] = "auto",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -106,6 +114,10 @@ def calibrate(
     compared with those of the normal scans.
     """
     configure(quiet=quiet, verbose=verbose, debug=debug)
+    if level is not None and not 0 < level < 1:
+        raise InputError(f"--level must lie between 0 and 1, got {level:g}")
+    if target_false_findings is not None and not math.isfinite(target_false_findings):
+        raise InputError(f"--target-false-findings must be a number, got {target_false_findings}")
     if (controls is None) == (drift is None):
         hint = "--controls makes a new package; --drift compares scans with one."
         raise InputError("give either --controls FOLDER or --drift FOLDER", hint)
@@ -118,11 +130,15 @@ def calibrate(
     if false_positive_rate is not None or target_false_findings is not None:
         raise InputError("the threshold of a model is set with --controls, not with --drift")
     assert drift is not None  # one of the two is given
-    from medgen.tasks.drift import drift_check
-    from medgen.tasks.output_folder import refuse_inside
+    from medgen.tasks.drift import NAMES, drift_check
+    from medgen.tasks.output_folder import refuse_inside, refuse_wrong_target
 
+    if model == "auto":
+        hint = "Name it with --model: --drift compares with the normal scans of one model."
+        raise InputError("--drift needs the model that the scans are compared with", hint)
     if output is not None:
         refuse_inside(output, drift)
+        refuse_wrong_target(output, NAMES, overwrite)
     with progress_bar("scoring") as progress:
         found = drift_check(
             drift, model, group_pattern=group_pattern, level=level, device=device,
@@ -151,6 +167,8 @@ def _calibrate(
     json: bool,
 ) -> None:
     from medgen.tasks.calibrate import calibrate as measure
+    from medgen.tasks.choose_model import choose_detector
+    from medgen.tasks.normal_scans import find_scans, first_header
     from medgen.tasks.output_folder import refuse_inside
 
     if output is None:
@@ -158,6 +176,9 @@ def _calibrate(
     if level is not None:
         raise InputError("--level belongs to --drift")
     refuse_inside(output, controls)
+    if model == "auto":
+        model, why = choose_detector(first_header(find_scans(controls, group_pattern)))
+        say(why)
     with progress_bar("scoring") as progress:
         made = measure(
             controls, model, output, false_positive_rate=rate, target_false_findings=findings,

@@ -104,6 +104,7 @@ def detect_anomalies(
     objects = dicom_kinds(dicom_out or "")
     if compare is not None:
         refuse_alone = {
+            "--model": model != AUTO,
             "--threshold": threshold is not None,
             "--dicom-out": bool(objects),
             "--dry-run": dry_run,

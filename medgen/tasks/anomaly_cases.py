@@ -37,6 +37,20 @@ ENDINGS = (*PICTURES, *VOLUMES, ".dcm")
 GRID_TOLERANCE_MM = 1e-2
 
 
+# Which kind of set each setting belongs to.
+FITTING = {
+    "masks": ("images",),
+    "first_label": ("images",),
+    "regions": ("images",),
+    "group_pattern": ("images", "folder"),
+    "exclude": ("images", "folder"),
+    "conditions": ("folder",),
+    "abnormal": ("folder",),
+    "validation_fraction": ("folder",),
+    "side": ("folder",),
+}
+
+
 class PhantomSet(Config):
     """Drawn heads with a planted lesion each."""
 
@@ -92,6 +106,10 @@ class CaseSet(Config):
         if len(given) != 1:
             msg = f"give one of phantoms, images and folder, got {', '.join(given) or 'none'}"
             raise ValueError(msg)
+        unused = sorted(self.model_fields_set & set(FITTING) - {given[0]})
+        unused = [name for name in unused if given[0] not in FITTING[name]]
+        if unused:
+            raise ValueError(f"{', '.join(unused)} mean nothing beside {given[0]}: leave them out")
         if not 0 <= self.part[0] < self.part[1] <= 1:
             raise ValueError(f"part must be two rising numbers in 0..1, got {self.part}")
         return self
@@ -181,7 +199,13 @@ def _on_grid(path: Path, image: Path, volume: Volume) -> NDArray[Any]:
     mask = io.read(path, allow_constant=True)
     if not volume.geometry.same_grid_as(mask.geometry, GRID_TOLERANCE_MM):
         raise _other_grid(path, image, mask.geometry.shape, volume.geometry.shape)
-    return mask.voxels[0]
+    labels = mask.voxels[0]
+    if (labels != np.round(labels)).any():
+        raise InputError(
+            f"{path.name} holds fractions, up to {labels.max():.3g}: a mask needs whole numbers",
+            "Write it with a threshold, such as 0.5.",
+        )
+    return labels
 
 
 def _other_grid(

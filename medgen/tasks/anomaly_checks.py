@@ -13,6 +13,7 @@ from typing import Any
 from medgen.errors import InputError
 from medgen.tasks.anomaly_cases import Case, refuse_known
 from medgen.tasks.anomaly_models import known_to_package, known_to_run
+from medgen.tasks.anomaly_protocols import protocol
 from medgen.tasks.anomaly_study import Study, Unit, training_of
 from medgen.training.config import DRAWN, TrainingConfig
 
@@ -38,6 +39,14 @@ def check_models(
         InputError: A run is unfinished, or a method or its data cannot be built.
         LeakageError: A model knows one of the cases, or would be trained on it.
     """
+    units = list(units)
+    if all(protocol(one).shipped for one in study.protocols) and not any(
+        unit.kind == "package" for unit in units
+    ):
+        raise InputError(
+            "protocol as_shipped judges packages, and the study names none",
+            "Give `models`, or a protocol for runs and methods.",
+        )
     trained: dict[str, frozenset[str]] = {}  # by the settings of the data
     for unit in units:
         known: frozenset[str] = frozenset()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from scipy import ndimage
 
 from medgen.config import Config
@@ -72,6 +72,13 @@ class Protocol(Config):
     shipped: bool = Field(
         False, description="each model's own scoring and calibrated threshold; packages only"
     )
+
+    @field_validator("median")
+    @classmethod
+    def _odd(cls, width: int) -> int:
+        if width and width % 2 == 0:
+            raise ValueError(f"the width of a median filter must be odd, got {width}")
+        return width
 
 
 PROTOCOLS: dict[str, Protocol] = {

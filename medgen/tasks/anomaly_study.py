@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator
 
-from medgen.config import Config
+from medgen.config import Config, read_yaml
 from medgen.errors import InputError
 from medgen.methods import method_names
 from medgen.preparation import Preparation
@@ -141,7 +141,7 @@ def read_study(path: Path, changes: Sequence[str] = (), root: Path | None = None
         InputError: The file is missing or no YAML mapping, or a setting is unknown or wrong.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the study {path}: {error}") from error
     except yaml.YAMLError as error:

@@ -216,7 +216,11 @@ def _fixed(
         for case in scores.rows:
             own[subjects.index(case["subject"])] += case["overlap"]
         parts.append(own)
-    found = [2 * t / max(t + f + a, 1) for t, f, a in (own.sum(axis=0) for own in parts)]
+    totals = [own.sum(axis=0) for own in parts]
+    if not all(total[2] for total in totals):
+        undefined["dice"] = "no voxel of the test cases is abnormal"
+        return {"value": None, "sd": None, "interval": None}
+    found = [2 * t / (t + f + a) for t, f, a in totals]
     samples = np.mean([resampled_dice(own, weights) for own in parts], axis=0)
     return _value([(float(value), "") for value in found], samples, "dice", undefined)
 

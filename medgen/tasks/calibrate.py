@@ -234,7 +234,7 @@ def _save(
 
     old = package.manifest
     earlier = package.calibration if shift is not None else None
-    known = sorted({hashed(scan.identifier) for scan in scans})
+    known = sorted({one for scan in scans for one in (hashed(scan.identifier), *scan.contents)})
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / PICTURE
         draw_calibration(

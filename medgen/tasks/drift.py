@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -76,11 +77,20 @@ class DriftReport:
             start = "No drift seen"
         else:
             start = "Too few scans to tell whether there is drift"
+        alarms = (
+            f"{found.alarms} of {found.batch} are at p <= {found.rate:g}; of normal people "
+            f"{found.rate * found.batch:.2g} or fewer would be expected"
+        )
+        if found.alarms_p is None:
+            needed = math.ceil(1 / found.rate) - 1
+            alarms = (
+                f"Nobody can be at p <= {found.rate:g}: that takes a reference of {needed} normal "
+                f"people, and it has {found.reference}"
+            )
         return (
             f"{start} (p = {found.p_value:.2g}). A person of the batch scores higher than a "
             f"reference one with a probability of {found.auroc:.2f} (0.5 if they are alike). "
-            f"{found.alarms} of {found.batch} are at p <= {found.rate:g}; of normal people "
-            f"{found.rate * found.batch:.2g} or fewer would be expected. {self._findings()}"
+            f"{alarms}. {self._findings()}"
             + (" More disease in the batch is drift too." if found.verdict == "drift" else "")
             + (" The reference was drawn, not acquired." if self._calibration.drawn else "")
         )

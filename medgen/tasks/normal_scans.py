@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgen import io
 from medgen.devices import resolve_device
 from medgen.errors import InputError, LeakageError, PackageError
-from medgen.grouped_files import read_groups
+from medgen.grouped_files import hash_contents, read_groups
 from medgen.package import ModelPackage, ScanMaps, run_model
 from medgen.tasks.limits import check_facts, check_scan, default_memory_gb
 from medgen.tasks.paired_files import group_of, images
@@ -49,9 +50,16 @@ class Scan:
 
     @property
     def hashed_ids(self) -> set[str]:
-        """SHA-256 of the names by which a model may know that it was trained on this person."""
+        """SHA-256 by which a model may know this person: of names, and of a file its contents."""
         short = self.name.rsplit("/", 1)[-1].split(".")[0]
-        return {hashed(name) for name in (self.identifier, short)}
+        return {hashed(name) for name in (self.identifier, short)} | self.contents
+
+    @property
+    def contents(self) -> set[str]:
+        """SHA-256 of its file, if it is one file."""
+        if isinstance(self.source, Path) and self.source.is_file():
+            return {hash_contents(self.source)}
+        return set()
 
 
 @dataclass
@@ -132,6 +140,15 @@ def _series(folder: Path) -> list[Scan]:
         )
         for one, owner in zip(series, owners, strict=True)
     ]
+
+
+def first_header(scans: Sequence[Scan]) -> dict[str, Any]:
+    """What the header of the first scan says, as :func:`medgen.io.preview`."""
+    first = scans[0]
+    if first.facts is not None:
+        return dict(first.facts)
+    assert isinstance(first.source, Path)
+    return io.preview(first.source)
 
 
 def refuse_known(scans: Sequence[Scan], known: Sequence[str], what: str) -> None:

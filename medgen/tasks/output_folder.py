@@ -31,7 +31,7 @@ def output_folder(folder: Path, names: Sequence[str], *, overwrite: bool) -> Ite
     Raises:
         InputError: An output exists, or the folder cannot be made.
     """
-    _refuse_wrong_target(folder, names, overwrite)
+    refuse_wrong_target(folder, names, overwrite)
     made: list[Path] = []
     try:
         try:
@@ -76,7 +76,12 @@ def cannot_write(path: Path, error: OSError) -> InputError:
     return InputError(f"cannot write to {path}: {reason}", hint)
 
 
-def _refuse_wrong_target(folder: Path, names: Sequence[str], overwrite: bool) -> None:
+def refuse_wrong_target(folder: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Refuse a folder that cannot take these files, or holds one of them already.
+
+    Raises:
+        InputError: It names a file, or something would be overwritten.
+    """
     if folder.name.lower().endswith(KNOWN_ENDINGS):
         msg = f"-o must name a folder, got {folder}: several files are written"
         raise InputError(msg, "Leave out the file ending.")

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from medgen.config import read_yaml
 from medgen.errors import InputError
 from medgen.manifest import RESTORATION_TASKS, first_problem
 from medgen.package import ModelPackage
@@ -39,7 +40,7 @@ def read_recipe(path: Path) -> Recipe:
         InputError: The file is missing, no YAML, or a key or value is wrong.
     """
     try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values: Any = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the package recipe {path}: {error}") from error
     task = values.get("task", "detect-anomalies") if isinstance(values, dict) else None

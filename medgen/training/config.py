@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from medgen.config import Config
+from medgen.config import Config, read_yaml
 from medgen.errors import InputError
 from medgen.methods import method_names
 
@@ -86,7 +86,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
             one is suggested), or a value does not fit.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from error
     except yaml.YAMLError as error:
@@ -129,7 +129,7 @@ def set_key(values: dict[str, Any], override: str) -> None:
     if not equals or not last:
         raise InputError(f"expected key=value, got {override!r}")
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = read_yaml(text)
     except yaml.YAMLError as error:
         raise InputError(f"the value of {override!r} is not valid YAML") from error
 
