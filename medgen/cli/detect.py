@@ -178,7 +178,9 @@ def _compare(
     console = stdout()
     for name, one in zip(found.names, (found.first, found.second), strict=True):
         p_value = "not calibrated" if one.p_value is None else f"p = {one.p_value:.2g}"
-        text = f"{name}: scan score {one.score:.3f} ({p_value}), {len(one.findings)} findings"
+        number = len(one.findings)
+        findings = f"{number} finding{'' if number == 1 else 's'}"
+        text = f"{name}: scan score {one.score:.3f} ({p_value}), {findings}"
         console.print(escape(text), soft_wrap=True)
     for sentence in sentences(found.names, found.agreement):
         console.print(escape(sentence), soft_wrap=True)

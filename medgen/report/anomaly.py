@@ -70,9 +70,9 @@ MEANINGS: dict[str, str] = {
     "AUPRC": "average precision of the pooled voxels of all test cases (scores rounded to 14 "
     "significant bits); a map of noise has the prevalence. In brackets the 95 % interval of a "
     "bootstrap of whole subjects; ± is the deviation over seeds.",
-    "above intensity": "AUPRC (of images: AUROC) less that of the better of `intensity` and "
-    "`intensity, inverted`, with the interval of the difference. Both need no training: "
-    "histogram-equalised brightness of a voxel, or the mean brightness of an image.",
+    "above intensity": "AUPRC (where images are judged: AUROC) less that of the better of "
+    "`intensity` and `intensity, inverted`, with the interval of the difference. Both need no "
+    "training: histogram-equalised brightness of a voxel, or the mean brightness of an image.",
     "per case": "mean over cases of the exact AUPRC of each.",
     "AUROC": "chance that an abnormal voxel outscores a normal one. Near 1 for any method where "
     "lesions are small: not to be read alone.",
@@ -141,14 +141,14 @@ def sections(
         if not rows:
             found.append((name, [*remarks, "No model can be evaluated so."], [], []))
             continue
-        remarks += [*_verdict(rows), *_undefined(rows)]
+        remarks += [*_verdict(rows), *_undefined(rows), *_thresholds(rows)]
         own: list[tuple[str, list[str], list[str], Cells]] = []
         if any("voxel" in row for row in rows):
             own.append((f"{name}: voxels and lesions", [], *voxel_table(rows)))
         if any(row["image"] for row in rows):
             own.append((f"{name}: images", [], *image_table(rows)))
         if any(row["normals"] for row in rows):
-            own.append((f"{name}: false findings on `normals`", [], *normals_table(rows)))
+            own.append((f"{name}: false findings on normal cases", [], *normals_table(rows)))
         found += [(name, remarks, [], []), *own]
     found.append(("Cost", [], *cost_table(result, cost)))
     return found
@@ -178,6 +178,13 @@ def _undefined(rows: Sequence[Row]) -> list[str]:
     """Why metrics are undefined, once each."""
     reasons = {(name, why) for row in rows for name, why in row["undefined"].items()}
     return [f"Undefined: {name}: {why}." for name, why in sorted(reasons)]
+
+
+def _thresholds(rows: Sequence[Row]) -> list[str]:
+    """Who chose the thresholds of Dice."""
+    voxels = [row["voxel"] for row in rows if "voxel" in row]
+    rules = sorted({threshold["rule"] for voxel in voxels for threshold in voxel["thresholds"]})
+    return [f"Thresholds of Dice: {'; '.join(rules)}."] if rules else []
 
 
 def voxel_table(rows: Sequence[Row]) -> tuple[list[str], Cells]:
@@ -211,28 +218,29 @@ def voxel_table(rows: Sequence[Row]) -> tuple[list[str], Cells]:
         )
     prevalence = rows[0]["voxel"]["prevalence"]
     cells.append(["*prevalence* (a map of noise)", "", f"{prevalence:.4f}"])
-    rules = sorted({t["rule"] for row in rows for t in row["voxel"]["thresholds"]})
-    cells.append([f"*thresholds of Dice*: {'; '.join(rules)}"])
     return header, [line + [""] * (len(header) - len(line)) for line in cells]
 
 
 def image_table(rows: Sequence[Row]) -> tuple[list[str], Cells]:
     """Header and cells of images as a whole."""
-    header = ["method", "seeds", "image AUROC", "above intensity", "image AUPRC"]
     known = [row for row in rows if row["image"]]
+    alone = "voxel" not in known[0]  # else what is above intensity is said of voxels
+    header = ["method", "seeds", "image AUROC", "above intensity", "image AUPRC"]
+    if not alone:
+        header.remove("above intensity")
     best = _best([row["image"]["auroc"]["value"] for row in known])
     cells = [
         [
             row["name"],
             str(row["seeds"]),
             _bold(_interval(row["image"]["auroc"]), row["image"]["auroc"]["value"] == best),
-            "" if "voxel" in row else _above(row),
+            *([_above(row)] if alone else []),
             _interval(row["image"]["auprc"]),
         ]
         for row in known
     ]
     part = known[0]["image"]["prevalence"]
-    return header, [*cells, ["*abnormal images*", "", "", "", f"{part:.3f}"]]
+    return header, [*cells, ["*abnormal images*", *[""] * (len(header) - 2), f"{part:.3f}"]]
 
 
 def normals_table(rows: Sequence[Row]) -> tuple[list[str], Cells]:

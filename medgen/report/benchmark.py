@@ -168,9 +168,13 @@ def _number(
 
 
 def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table in Markdown."""
+    """Lines of a table in Markdown; a bar in a cell is written so that it parts none."""
+
+    def line(values: Sequence[str]) -> str:
+        return f"| {' | '.join(value.replace('|', '&#124;') for value in values)} |"
+
     rule = "|".join("---" for _ in header)
-    return [f"| {' | '.join(header)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in cells)]
+    return [line(header), f"|{rule}|", *map(line, cells)]
 
 
 def draw_samples(samples: Mapping[str, Path], path: Path) -> None:

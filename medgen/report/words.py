@@ -92,6 +92,8 @@ def score(value: float) -> str:
 def threshold(detection: DetectionLike) -> str:
     """The threshold and what it promises."""
     meaning = detection.threshold_meaning.strip().rstrip(".")
+    if meaning[:1].isdigit():  # it names the threshold itself
+        return f"Threshold {meaning}."
     return f"Threshold {score(detection.threshold)}" + (f": {meaning}." if meaning else ".")
 
 

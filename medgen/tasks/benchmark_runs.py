@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -107,15 +107,18 @@ def run_all(
         return failed
     # Fresh processes: CUDA does not survive a fork.
     processes = min(jobs, max(1, len(orders)))
-    with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
-        futures = {pool.submit(work, order): cell for cell, order in orders.items()}
-        try:
-            for future in as_completed(futures):
-                error = future.exception()
-                note(futures[future], future.result() if error is None else in_words(error))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent)
+    futures = {pool.submit(work, order): cell for cell, order in orders.items()}
+    try:
+        for future in as_completed(futures):
+            error = future.exception()
+            note(futures[future], future.result() if error is None else in_words(error))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in active_children():  # a cell may take hours, and Python waits for them
+            process.terminate()
+        raise
+    pool.shutdown()
     return failed
 
 

@@ -192,7 +192,8 @@ def _check_shape(shape: Sequence[int], channels: int, manifest: Manifest) -> Non
         kind = "grey" if accepted.channels == 1 else f"{accepted.channels}-channel"
         given = "a colour image" if channels in (3, 4) else f"one with {channels} channels"
         msg = f"model {name!r} takes {kind} images, this is {given}"
-        raise InputError(msg, "Convert it to grey, or choose another model.")
+        convert = "Convert it to grey, or choose" if accepted.channels == 1 else "Choose"
+        raise InputError(msg, f"{convert} another model.")
     if sorted(shape)[-2] < FEWEST_VOXELS:
         msg = f"an image of {size} voxels is too small: two sides of {FEWEST_VOXELS} are needed"
         raise InputError(msg, "Give the scan at its original resolution.")

@@ -56,12 +56,20 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(cli, study, tmp_path
 def test_what_cannot_be_is_refused_with_exit_code_2(cli, study, tmp_path):
     out = tmp_path / "out"
     with_methods = ("--set", "methods={dae: {}}")
+    twice = tmp_path / "twice.yaml"
+    twice.write_text(STUDY + "name: Another\n")
     for words, message in (
         (("evaluate", "anomaly", tmp_path / "none.yaml"), "cannot read the study"),
         (("evaluate", "anomaly", study, *with_methods), "names methods to train: dae"),
         (("evaluate", "anomaly", study, "--set", "protocols=[behrendt2023]"), "validation set"),
         (("evaluate", "anomaly", study, "--set", "test.phantoms.normal=2"), "cases are normal"),
         (("evaluate", "anomaly", study, "--device", "gpu"), "gpu"),
+        (("evaluate", "anomaly", study, "--set", "test.masks=x"), "masks mean nothing beside"),
+        (("evaluate", "anomaly", study, "--set", "protocols=[{name: baur2021, median: 4}]"),
+         "must be odd, got 4"),
+        (("evaluate", "anomaly", study, "--set", "protocols=[as_shipped]"), "judges packages"),
+        (("evaluate", "anomaly", study, "--set", "test={count: 2, count: 3}"), "not valid YAML"),
+        (("evaluate", "anomaly", twice), "the key 'name' stands twice"),
         (("evaluate", "anomaly", study, "--set", "models=[tiny-base]"), "Did you mean"),
         (("benchmark", "anomaly", study), "names no methods to train"),
         (("benchmark", "anomaly", study, *with_methods), "steps"),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_packages import Cli, phantom
 
 from medgen.io import write_nifti
@@ -20,6 +21,19 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = phantom(seed, None).image
         write_nifti(folder / f"head{seed}.nii.gz", image.voxels[0], image.geometry)
     return folder
+
+
+def test_the_model_is_chosen_by_the_first_scan(cli: Cli, healthy: Path, tmp_path: Path) -> None:
+    found = cli("calibrate", "--controls", healthy, "-o", tmp_path / "new")
+    assert found.exit_code == 2
+    assert "model brain-mr, for brain MR" in found.stderr
+    assert "there are 4" in found.stderr
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("L", (64, 64)).save(pictures / "a.png")
+    unsure = cli("calibrate", "--controls", pictures, "-o", tmp_path / "new")
+    assert unsure.exit_code == 2
+    assert "could be of several kinds" in unsure.stderr
 
 
 def test_from_controls_to_a_detection(cli: Cli, healthy: Path, scan: Path, tmp_path: Path) -> None:
@@ -64,6 +78,9 @@ def test_from_controls_to_a_detection(cli: Cli, healthy: Path, scan: Path, tmp_p
         (("--controls", "nowhere", "-o", "new"), "there is no file or folder"),
         (("--controls", "healthy", "-o", "healthy/new"), "lies inside the input"),
         (("--drift", "healthy"), "was not calibrated"),
+        (("--drift", "healthy", "--model", "auto"), "--drift needs the model"),
+        (("--drift", "healthy", "--level", "0"), "--level must lie between 0 and 1"),
+        (("--controls", "healthy", "-o", "new", "--target-false-findings", "inf"), "be a number"),
         (("--drift", "healthy", "--false-positive-rate", "0.1"), "set with --controls"),
         (("--controls", "healthy", "-o", "new", "--model", "brain-denoise"), "detect-anomalies"),
     ],

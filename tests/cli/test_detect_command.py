@@ -277,6 +277,7 @@ def test_two_models_side_by_side(cli: Cli, scan: Path, tmp_path: Path) -> None:
     for more, problem in (
         (("--compare", "tiny-baseline", "tiny-baseline"), "both models are"),
         (("--compare", "tiny-baseline", "tiny-restore", "--threshold", 1), "--threshold belongs"),
+        (("--compare", "tiny-baseline", "tiny-restore", "--model", "x"), "--model belongs"),
     ):
         refused = cli("detect-anomalies", scan, "-o", tmp_path / "new", *more)
         assert refused.exit_code == 2

@@ -136,6 +136,14 @@ def test_a_mask_on_another_grid_is_refused(tmp_path):
     with pytest.raises(GeometryError, match=r"lies on another grid than its image .*22, 28\)"):
         refuse_other_sizes(cases)
     refuse_other_sizes(cases[1:])
+    # A map of probabilities is no mask.
+    half = cases[2].mask
+    head = nibabel.load(half)
+    soft = np.asarray(head.dataobj).astype(np.float32) / 6
+    half.unlink()
+    nibabel.save(nibabel.Nifti1Image(soft, head.affine), half)
+    with pytest.raises(InputError, match=r"holds fractions, up to 0\.5"):
+        cases[2].load()
     # Of the same size, but elsewhere.
     shifted = cases[1].mask
     head = nibabel.load(shifted)

@@ -37,14 +37,17 @@ def test_a_process_that_raises_is_named() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_no_process_outlives_its_study(tmp_path: Path) -> None:
-    """A study that is killed cannot tell its processes to end."""
+@pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGTERM))
+def test_no_process_outlives_its_study(tmp_path: Path, number: int) -> None:
+    """A study that is killed cannot tell its processes to end; one that is asked to end does."""
     script = tmp_path / "study.py"
     script.write_text(
+        "import signal\n"
         "import sys\n"
         "from pathlib import Path\n"
         "from test_benchmark_runs import begin_and_wait, run_all\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as the program does\n"
         "    run_all({'a': Path(sys.argv[1])}, begin_and_wait, 2)\n"
     )
     begun = tmp_path / "begun"
@@ -55,8 +58,8 @@ def test_no_process_outlives_its_study(tmp_path: Path) -> None:
     try:
         worker = int(_eventually(lambda: begun.read_text() if begun.exists() else ""))
     finally:
-        study.send_signal(signal.SIGKILL)
-        study.wait()
+        study.send_signal(number)
+        study.wait(60)
     assert _eventually(lambda: "" if _runs(worker) else "gone") == "gone"
 
 

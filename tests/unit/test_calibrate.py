@@ -67,7 +67,9 @@ def test_the_package_names_its_parent_and_gives_the_same_maps(
     assert named is not None
     assert (named.name, named.version, named.sha256) == ("tiny-restore", "0.1.0", parent.sha256)
     assert named.controls == CONTROLS
-    assert set(named.hashed_ids) == {hashed(f"head{seed:02d}") for seed in range(CONTROLS)}
+    people = {hashed(f"head{seed:02d}") for seed in range(CONTROLS)}
+    assert people < set(named.hashed_ids)
+    assert len(named.hashed_ids) == 2 * CONTROLS  # of each also the file's contents
     assert package.manifest.name == "tiny-site"
     assert (
         package.manifest.sha256["golden/expected.safetensors"]
@@ -136,6 +138,15 @@ def test_another_kind_of_scan_is_drift(made: Calibrated, tmp_path: Path) -> None
 def test_scans_of_the_reference_cannot_be_a_batch(made: Calibrated, healthy: Path) -> None:
     with pytest.raises(LeakageError, match="calibrated on head00 and 13 more"):
         drift_check(healthy, made.package)
+
+
+def test_they_are_known_by_their_contents_too(
+    made: Calibrated, healthy: Path, tmp_path: Path
+) -> None:
+    scan = sorted(healthy.glob("*.nii.gz"))[0]
+    (tmp_path / "another.nii.gz").write_bytes(scan.read_bytes())
+    with pytest.raises(LeakageError, match="calibrated on another"):
+        drift_check(tmp_path, made.package)
 
 
 def test_too_few_people_are_refused_with_the_number_it_takes(
