@@ -266,10 +266,15 @@ def _place(group: str) -> float:
     return int.from_bytes(hashlib.sha256(f"part {group}".encode()).digest()[:7], "big") / 2**56
 
 
+def phantom_name(seed: int) -> str:
+    """What a drawn head is called: equal seeds are the same head."""
+    return f"phantom-{seed}"
+
+
 def _phantoms(settings: PhantomSet) -> list[Case]:
     return [
         Case(
-            f"phantom-{settings.first + n}", f"phantom-{settings.first + n}",
+            phantom_name(settings.first + n), phantom_name(settings.first + n),
             n < settings.count - settings.normal, None, phantom=(settings, settings.first + n),
         )
         for n in range(settings.count)
@@ -443,6 +448,11 @@ def refuse_shared(sets: Mapping[str, Sequence[Case]]) -> None:
                 )
 
 
+def hashed(group: str) -> str:
+    """SHA-256 of a subject's name, as packages and runs record it."""
+    return hashlib.sha256(group.encode()).hexdigest()
+
+
 def refuse_known(model: str, known: Collection[str], cases: Sequence[Case], of: str) -> None:
     """Refuse cases that a model was made with.
 
@@ -460,7 +470,7 @@ def refuse_known(model: str, known: Collection[str], cases: Sequence[Case], of: 
     seen = [
         case
         for case in cases
-        if hashlib.sha256(case.group.encode()).hexdigest() in known
+        if hashed(case.group) in known
         or (case.image is not None and hash_contents(case.image) in known)
     ]
     if seen:

@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from medgen.anatomy_settings import PhantomConfig
 from medgen.errors import InputError
-from medgen.tasks.anomaly_cases import Case, refuse_known
+from medgen.tasks.anomaly_cases import Case, hashed, phantom_name, refuse_known
 from medgen.tasks.anomaly_models import known_to_package, known_to_run
 from medgen.tasks.anomaly_protocols import protocol
 from medgen.tasks.anomaly_study import Study, Unit, training_of
@@ -68,7 +69,7 @@ def _would_know(
 ) -> frozenset[str]:
     """Hashes of the subjects and files that a method would be trained on."""
     from medgen.tasks.anomaly_models import hashes_in
-    from medgen.training.batches import SOURCES, build_source, can_sample
+    from medgen.training.batches import build_source, can_sample
     from medgen.training.build import build_method
 
     try:
@@ -80,7 +81,10 @@ def _would_know(
             )
         kind = training.data.get("kind")
         key = json.dumps(training.data, sort_keys=True, default=str)
-        if kind in SOURCES and kind in DRAWN:
+        if kind == "phantoms":
+            heads = training.data.get("heads", PhantomConfig.model_fields["heads"].default)
+            return frozenset(hashed(phantom_name(seed)) for seed in range(heads + 1))
+        if kind in DRAWN:
             return frozenset()
         if key not in trained:
             source = build_source(training, method)
