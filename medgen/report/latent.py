@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medgen.report.contact_sheet import Tile, contact_sheet
 from medgen.report.pages import render
 from medgen.report.picture import resize
+from medgen.report.words import number
 
 Facts = Mapping[str, Any]
 Places = NDArray[np.floating[Any]]
@@ -21,7 +22,7 @@ Pixels = NDArray[np.uint8]
 # The safe colours of Okabe and Ito (2008); again from the start if there are more labels.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 GRID_TILE, WALK_TILE = 64, 128  # pixels
-PLOT, FRAME = 640, 24  # pixels of the page's scatter and of its margin
+PLOT, FRAME = 640, 32  # pixels of the page's scatter and of its margin
 
 
 def axis_names(facts: Facts) -> tuple[str, str]:
@@ -92,9 +93,9 @@ def draw_scatter(
         frame = Rectangle((left, low), right - left, high - low, fill=False, edgecolor="0.6",
                           linestyle="--", label="decoder grid")  # fmt: skip
         axes.add_patch(frame)
-    for number, name in enumerate(names or ("images",)):
-        of_it = places if labels is None else places[labels == number]
-        colour = COLOURS[number % len(COLOURS)]
+    for kind, name in enumerate(names or ("images",)):
+        of_it = places if labels is None else places[labels == kind]
+        colour = COLOURS[kind % len(COLOURS)]
         label = f"{name} ({len(of_it)})"
         axes.scatter(of_it[:, 0], of_it[:, 1], s=14, alpha=0.65, color=colour, linewidths=0,
                      label=label)  # fmt: skip
@@ -143,6 +144,7 @@ def write_page(
     names: Sequence[str],
     files: Sequence[str],
     facts: Facts,
+    extent: tuple[Places, Places] | None,
     folder: Path,
     path: Path,
 ) -> None:
@@ -154,20 +156,25 @@ def write_page(
         names: Of the labels.
         files: Name of each file, shown over its point.
         facts: As :func:`sentences` takes them.
+        extent: Lowest and highest corner of the grid, which is drawn as a frame.
         folder: Where the grid and the interpolation lie, if there are any.
         path: An existing file is replaced.
     """
-    low, high = places.min(0), places.max(0)
-    inside = (places - low) / np.maximum(high - low, 1e-12)
+    corners = np.concatenate([places, *([] if extent is None else [np.stack(extent)])])
+    low, high = corners.min(0), corners.max(0)
+
+    def at(place: Places) -> tuple[float, float]:
+        x, y = (place - low) / np.maximum(high - low, 1e-12)
+        return round(FRAME + PLOT * float(x), 1), round(FRAME + PLOT * (1 - float(y)), 1)
+
     kinds = np.zeros(len(places), dtype=int) if labels is None else labels
     points = [
         {
-            "x": round(FRAME + PLOT * float(x), 1),
-            "y": round(FRAME + PLOT * (1 - float(y)), 1),
+            "at": at(place),
             "colour": COLOURS[kind % len(COLOURS)],
             "title": f"{name}, {names[kind]}" if names else name,
         }
-        for (x, y), kind, name in zip(inside, kinds, files, strict=True)
+        for place, kind, name in zip(places, kinds, files, strict=True)
     ]
     pictures = [
         (title, "data:image/png;base64," + b64encode((folder / name).read_bytes()).decode())
@@ -183,6 +190,9 @@ def write_page(
         sentences=sentences(facts),
         axes=axis_names(facts),
         size=PLOT + 2 * FRAME,
+        plot=(FRAME, FRAME + PLOT),
+        ends=[(number(float(a)), number(float(b))) for a, b in zip(low, high, strict=True)],
+        grid=None if extent is None else [at(corner) for corner in extent],
         points=points,
         legend=[(name, COLOURS[n % len(COLOURS)]) for n, name in enumerate(names)],
         pictures=pictures,

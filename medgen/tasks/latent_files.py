@@ -125,7 +125,7 @@ def _draw(
         real = _pictures(space, space.images.images[[start, end]])
         draw_walk(walk, (real[0], real[1]), facts, draft / WALK)
     names = [item.path.name for item in space.images.items]
-    write_page(space.places, labels, space.names, names, facts, draft, draft / PAGE)
+    write_page(space.places, labels, space.names, names, facts, extent, draft, draft / PAGE)
 
 
 def _pictures(space: LatentSpace, images: Iterable[Any]) -> list[NDArray[np.uint8]]:
