@@ -253,6 +253,9 @@ STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;display:block;overflow-x:auto}"
     "td,th{padding:.25rem .6rem;border-bottom:1px solid #ccc;text-align:left;white-space:nowrap}"
+    "td:first-child,th:first-child{position:sticky;left:0;background:Canvas}"
+    ":root{color-scheme:light dark}"
+    "code{overflow-wrap:anywhere}"
     "img{max-width:100%;margin:1rem 0}"
 )
 
