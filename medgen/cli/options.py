@@ -113,7 +113,7 @@ ResumeStudy = Annotated[
 
 def suite_methods(text: str | None) -> tuple[str, ...]:
     """The names given; one that is left empty stays, to be refused as unknown."""
-    return tuple(name.strip() for name in text.split(",")) if text else ()
+    return tuple(name.strip() for name in text.split(",")) if text is not None else ()
 
 
 def one_length(minutes: float | None, steps: int | None) -> None:

@@ -117,7 +117,8 @@ def heading(result: Result) -> list[str]:
     lines = []
     for name, facts in result["sets"].items():
         normal = f", {facts['normal']} of them normal" if facts["normal"] else ""
-        lines.append(f"{name}: {facts['cases']} cases of {facts['subjects']} subjects{normal}.")
+        number = f"{_counted(facts['cases'], 'case')} of {_counted(facts['subjects'], 'subject')}"
+        lines.append(f"{name}: {number}{normal}.")
     settings = result["settings"]
     lines.append(
         f"Measured on the scans' own grids inside {result['region']}. Findings below "
@@ -126,6 +127,10 @@ def heading(result: Result) -> list[str]:
     )
     lines += [f"Failed: {name}: {message}" for name, message in result["failed"].items()]
     return lines
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def sections(
@@ -195,7 +200,7 @@ def voxel_table(rows: Sequence[Row]) -> tuple[list[str], Cells]:
     header = [
         "method", "seeds", "AUPRC", "above intensity", "per case", "AUROC", "AUPRO", "Dice",
         "best Dice (optimistic)", *(f"found @{number}" for number in numbers),
-        *(f"{_range(one)}, {one['lesions']} lesions @{at:g}" for one in strata),
+        *(f"{_range(one)}, {_counted(one['lesions'], 'lesion')} @{at:g}" for one in strata),
     ]  # fmt: skip
     best = _best([row["voxel"]["auprc"]["value"] for row in rows if "voxel" in row])
     cells = []

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from medgen.config import Config, read_yaml
 from medgen.errors import InputError
@@ -143,17 +144,39 @@ def validated(kind: type[AnyConfig], values: Mapping[str, Any], where: str) -> A
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = []
+        problems: list[str] = []
+        hint = None
         for detail in error.errors():
             key = ".".join(str(part) for part in detail["loc"])
+            own = _fields_at(kind, detail["loc"][:-1])
             if detail["type"] == "extra_forbidden":
-                problems.append(f"unknown key {key!r}.{_nearest(key, kind.model_fields)}")
+                hint = f"Known keys: {', '.join(own)}."
+                problems.append(f"unknown key {key!r}.{_nearest(str(detail['loc'][-1]), own)}")
             elif detail["type"] == "missing":
+                hint = f"Known keys: {', '.join(own)}."
                 problems.append(f"the key {key!r} is missing")
+            elif detail["type"] == "value_error":  # medgen's own, which says what was given
+                message = detail["msg"].removeprefix("Value error, ")
+                problems.append(f"{key}: {message}" if key else message)
             else:
                 problems.append(f"{key}: {detail['msg']}, got {detail['input']!r}")
-        known = ", ".join(kind.model_fields)
-        raise InputError(f"{where}: {'; '.join(problems)}", f"Known keys: {known}.") from error
+        raise InputError(f"{where}: {'; '.join(problems)}", hint) from error
+
+
+def _fields_at(kind: type[BaseModel], place: Sequence[int | str]) -> Mapping[str, FieldInfo]:
+    """The keys of the settings that lie at a place inside others."""
+    fields = kind.model_fields
+    for part in place:
+        annotation = fields[part].annotation if part in fields else None
+        inner = [one for one in (annotation, *get_args(annotation)) if _is_model(one)]
+        if not inner:
+            break
+        fields = inner[0].model_fields
+    return fields
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
 
 
 def _nearest(name: str, known: Any) -> str:

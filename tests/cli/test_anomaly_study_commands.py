@@ -169,3 +169,14 @@ def test_a_damaged_cell_is_done_again(cli, study, tmp_path, damage):
     assert done.exit_code == 0, done.stderr
     kept = table[: table.index("## Cost")]
     assert (out / "table.md").read_text().startswith(kept)
+
+
+def test_a_wrong_key_is_told_with_the_keys_of_its_place(cli, study, tmp_path):
+    words = ("evaluate", "anomaly", study, "-o", tmp_path / "out", "--set")
+    done = cli(*words, "test.phantoms.cuont=3")
+    assert done.exit_code == 2
+    assert "unknown key 'test.phantoms.cuont'. Did you mean 'count'?" in done.stderr
+    assert "Known keys: count, first, contrast" in done.stderr
+    done = cli(*words, "test.phantoms.count=-1")
+    assert "test.phantoms.count: Input should be greater than or equal to 1" in done.stderr
+    assert "Known keys" not in done.stderr
