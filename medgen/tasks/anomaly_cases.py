@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,6 +159,11 @@ class Case:
     def masked(self) -> bool:
         """Whether it is known which voxels are abnormal (in a normal image, none)."""
         return self.mask is not None or self.phantom is not None or self.abnormal is False
+
+    @cached_property
+    def contents(self) -> str | None:
+        """SHA-256 of its image file, which is read once; None if it is drawn."""
+        return None if self.image is None else hash_contents(self.image)
 
     def load(self) -> Loaded:
         """Read or draw it.
@@ -432,9 +438,9 @@ def refuse_shared(sets: Mapping[str, Sequence[Case]]) -> None:
                     "Thresholds and false positives must come from other subjects: use `part`, "
                     "another folder, or a better group_pattern.",
                 )
-            if case.image is None:
+            if case.contents is None:
                 continue
-            twin = content.setdefault(hash_contents(case.image), (name, case))
+            twin = content.setdefault(case.contents, (name, case))
             if twin[0] != name:
                 raise LeakageError(
                     f"{case.name} of {name} is the same image as {twin[1].name} of {twin[0]}",
@@ -467,12 +473,7 @@ def refuse_known(model: str, known: Collection[str], cases: Sequence[Case], of: 
     """
     if not known:
         return
-    seen = [
-        case
-        for case in cases
-        if hashed(case.group) in known
-        or (case.image is not None and hash_contents(case.image) in known)
-    ]
+    seen = [case for case in cases if hashed(case.group) in known or case.contents in known]
     if seen:
         raise LeakageError(
             f"{model} was trained or calibrated on {len(seen)} of the {len(cases)} cases of {of}, "
