@@ -34,4 +34,8 @@ def read_yaml(text: str) -> Any:
                 )
             return super().construct_mapping(node, deep)
 
-    return yaml.load(text, Loader=Strict)  # noqa: S506 - a subclass of SafeLoader
+    loader = Strict(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()

@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -290,9 +291,16 @@ def hash_contents(path: Path) -> str:
         InputError: It cannot be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        facts = path.stat()
+        return _hashed(path, facts.st_mtime_ns, facts.st_size)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=1 << 16)
+def _hashed(path: Path, changed_ns: int, size: int) -> str:
+    """Of a file that is asked for several times, by every check of who has seen it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def facts(train: Sequence[Item], held_out: Sequence[Item], names: Sequence[str]) -> dict[str, Any]:

@@ -130,10 +130,11 @@ def calibrate(
     if false_positive_rate is not None or target_false_findings is not None:
         raise InputError("the threshold of a model is set with --controls, not with --drift")
     assert drift is not None  # one of the two is given
+    from medgen.tasks.choose_model import AUTO
     from medgen.tasks.drift import NAMES, drift_check
     from medgen.tasks.output_folder import refuse_inside, refuse_wrong_target
 
-    if model == "auto":
+    if model == AUTO:
         hint = "Name it with --model: --drift compares with the normal scans of one model."
         raise InputError("--drift needs the model that the scans are compared with", hint)
     if output is not None:
@@ -167,8 +168,6 @@ def _calibrate(
     json: bool,
 ) -> None:
     from medgen.tasks.calibrate import calibrate as measure
-    from medgen.tasks.choose_model import choose_detector
-    from medgen.tasks.normal_scans import find_scans, first_header
     from medgen.tasks.output_folder import refuse_inside
 
     if output is None:
@@ -176,9 +175,6 @@ def _calibrate(
     if level is not None:
         raise InputError("--level belongs to --drift")
     refuse_inside(output, controls)
-    if model == "auto":
-        model, why = choose_detector(first_header(find_scans(controls, group_pattern)))
-        say(why)
     with progress_bar("scoring") as progress:
         made = measure(
             controls, model, output, false_positive_rate=rate, target_false_findings=findings,

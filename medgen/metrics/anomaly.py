@@ -236,9 +236,9 @@ class Froc:
     Attributes:
         thresholds: From high to low, ``(K,)``.
         false_positives_per_scan: Mean number of false findings at each of them, ``(K,)``.
-        changed_at: Thresholds at which a lesion is found or lost again, from high to low for each
-            lesion, ``(E,)``.
+        changed_at: Thresholds at which a lesion is found or lost again, ``(E,)``.
         changed: Which lesion, ``(E,)``.
+        steps: 1 where it is found, -1 where it is lost, ``(E,)``.
         lesion_volumes_mm3: Volume of each lesion, ``(L,)``.
     """
 
@@ -246,28 +246,23 @@ class Froc:
     false_positives_per_scan: NDArray[np.float64]
     changed_at: NDArray[np.float64]
     changed: NDArray[np.int64]
+    steps: NDArray[np.int64]
     lesion_volumes_mm3: NDArray[np.float64]
 
     def found_at(self, threshold: float) -> NDArray[np.bool_]:
         """Which lesions are found at a threshold, ``(L,)``."""
-        changed = self.changed[self.changed_at >= threshold]
-        odd: NDArray[np.bool_] = (
-            np.bincount(changed, minlength=len(self.lesion_volumes_mm3)) % 2 == 1
+        reached, number = self.changed_at >= threshold, len(self.lesion_volumes_mm3)
+        found: NDArray[np.bool_] = (
+            np.bincount(self.changed[reached], self.steps[reached], minlength=number) > 0
         )
-        return odd
+        return found
 
     @cached_property
     def found(self) -> NDArray[np.int64]:
         """How many lesions are found at each threshold, ``(K,)``."""
-        order = np.lexsort((-self.changed_at, self.changed))
-        first = np.append(True, np.diff(self.changed[order]) != 0)[: len(order)]
-        position = np.arange(len(order))
-        place = position - np.maximum.accumulate(np.where(first, position, 0))
-        steps = np.where(place % 2 == 0, 1, -1)  # found, lost, found again
-        falling = np.argsort(-self.changed_at[order], kind="stable")
-        total = np.append(0, np.cumsum(steps[falling]))
-        levels = -self.changed_at[order][falling]
-        return total[np.searchsorted(levels, -self.thresholds, side="right")]
+        falling = np.argsort(-self.changed_at)
+        total = np.append(0, np.cumsum(self.steps[falling]))
+        return total[np.searchsorted(-self.changed_at[falling], -self.thresholds, side="right")]
 
     def threshold_at(self, false_positives_per_scan: float) -> float:
         """Where most lesions are found with at most so many false findings (else infinity).
@@ -369,6 +364,7 @@ def froc_of(scans: Sequence[LesionSweep]) -> Froc:
         false_positives_per_scan=np.mean([s.at(thresholds)[0] for s in sweeps], axis=0),
         changed_at=np.concatenate([one.changed_at for one in sweeps]),
         changed=np.concatenate([one.changed + n for n, one in zip(first, sweeps, strict=False)]),
+        steps=np.concatenate([one.steps for one in sweeps]),
         lesion_volumes_mm3=np.concatenate([scan.lesion_volumes_mm3 for scan in scans]),
     )
 

@@ -209,9 +209,8 @@ def _draw_footer(canvas: Canvas, detection: DetectionLike, scene: Scene, column:
     top = words.score(scene.map_maximum)
     canvas.text(x + width, y + 14, top, 11, color=MUTED, ha="right")
     label = f"threshold {words.score(detection.threshold)}"
-    canvas.text(
-        x + mark, y - 15, label, 11, color=ACCENT, ha="center"
-    )  # above: 0 and top are below
+    # Above the bar: 0 and the top of the scale are below.
+    canvas.text(x + mark, y - 15, label, 11, color=ACCENT, ha="center")
     note = f"{words.convention(scene)}  {words.DISCLAIMER}"
     canvas.text(MARGIN, canvas.height - 18, note, 12, color=MUTED, va="bottom")
     model = f"{detection.model.name} {detection.model.version}"

@@ -28,8 +28,8 @@ class Sweep:
         false_findings: False findings at each of them, ``(K,)``.
         false_voxels: Voxels in these findings, ``(K,)``.
         changed_at: Levels at which a true lesion is found or lost again, falling, ``(E,)``.
-        changed: Which lesion, from 0 on, ``(E,)``; it is found the first time it stands here, lost
-            the second time, and so on.
+        changed: Which lesion, from 0 on, ``(E,)``.
+        steps: 1 where it is found, -1 where it is lost, ``(E,)``.
         lesions: How many there are.
         complete: False if the sweep stopped at its limit, at the last level.
     """
@@ -39,6 +39,7 @@ class Sweep:
     false_voxels: NDArray[np.int64]
     changed_at: NDArray[np.float64]
     changed: NDArray[np.int64]
+    steps: NDArray[np.int64]
     lesions: int
     complete: bool
 
@@ -128,7 +129,7 @@ class _Forest:
         self.seen = [False] * lesions
         self.moved: set[int] = set()  # regions that touch a lesion and grew in this level
         self.stirred: set[int] = set()  # lesions whose finders changed in it
-        self.changes: list[tuple[float, int]] = []
+        self.changes: list[tuple[float, int, int]] = []
         self.findings = 0
         self.voxels = 0
 
@@ -176,9 +177,10 @@ class _Forest:
                     self.stirred |= touched
         self.moved.clear()
         for lesion in sorted(self.stirred):
-            if (self.finders[lesion] > 0) != self.seen[lesion]:
-                self.seen[lesion] = not self.seen[lesion]
-                self.changes.append((level, lesion))
+            seen = self.finders[lesion] > 0
+            if seen != self.seen[lesion]:
+                self.seen[lesion] = seen
+                self.changes.append((level, lesion, 1 if seen else -1))
         self.stirred.clear()
 
     def _release(self, root: int) -> None:
@@ -204,12 +206,14 @@ class _Forest:
 
 def _as_sweep(counts: list[tuple[float, int, int]], forest: _Forest, *, complete: bool) -> Sweep:
     levels, findings, voxels = np.array(counts, dtype=np.float64).reshape(-1, 3).T
+    changed_at, changed, steps = np.array(forest.changes, dtype=np.float64).reshape(-1, 3).T
     return Sweep(
         levels=levels,
         false_findings=findings.astype(np.int64),
         false_voxels=voxels.astype(np.int64),
-        changed_at=np.array([level for level, _ in forest.changes], dtype=np.float64),
-        changed=np.array([lesion for _, lesion in forest.changes], dtype=np.int64),
+        changed_at=changed_at,
+        changed=changed.astype(np.int64),
+        steps=steps.astype(np.int64),
         lesions=len(forest.seen),
         complete=complete,
     )

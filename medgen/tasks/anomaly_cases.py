@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,9 +159,9 @@ class Case:
         """Whether it is known which voxels are abnormal (in a normal image, none)."""
         return self.mask is not None or self.phantom is not None or self.abnormal is False
 
-    @cached_property
+    @property
     def contents(self) -> str | None:
-        """SHA-256 of its image file, which is read once; None if it is drawn."""
+        """SHA-256 of its image file; None if it is drawn."""
         return None if self.image is None else hash_contents(self.image)
 
     def load(self) -> Loaded:

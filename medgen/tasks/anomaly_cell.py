@@ -403,7 +403,7 @@ def _write(
             key, own = f"{number}/sweep/{place}", one.sweep
             arrays |= {f"{key}/levels": own.levels, f"{key}/findings": own.false_findings,
                        f"{key}/voxels": own.false_voxels, f"{key}/changed_at": own.changed_at,
-                       f"{key}/changed": own.changed,
+                       f"{key}/changed": own.changed, f"{key}/steps": own.steps,
                        f"{key}/complete": np.array(own.complete),
                        f"{key}/volumes": one.lesion_volumes_mm3}  # fmt: skip
     for place, picture in enumerate(looking.pictures):
@@ -482,6 +482,7 @@ def _read_sweep(arrays: Mapping[str, Any], key: str) -> Sweep:
         false_voxels=arrays[f"{key}/voxels"],
         changed_at=arrays[f"{key}/changed_at"],
         changed=arrays[f"{key}/changed"],
+        steps=arrays[f"{key}/steps"],
         lesions=len(arrays[f"{key}/volumes"]),
         complete=bool(arrays[f"{key}/complete"]),
     )

@@ -6,6 +6,7 @@ and what it takes, is said in :mod:`medgen.scoring.conformal`.
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections.abc import Sequence
@@ -18,11 +19,13 @@ import numpy as np
 from medgen.errors import InputError
 from medgen.manifest import Parent
 from medgen.package import CARD, ModelPackage, ScanMaps, load_package, save_recalibrated
+from medgen.tasks.choose_model import AUTO, choose_detector
 from medgen.tasks.normal_scans import (
     Notes,
     Progress,
     Scan,
     find_scans,
+    first_header,
     hashed,
     refuse_known,
     run_over,
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from medgen.scoring import Calibration
     from medgen.scoring.calibration import Normal
     from medgen.scoring.conformal import Drift
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_RATE = 0.05
 PICTURE = "calibration.png"
@@ -77,7 +82,8 @@ def calibrate(
 
     Args:
         controls: Folder of normal scans that nobody chose by what the model says of them.
-        model: Name or folder of a detector, or one that is loaded. It stays as it is.
+        model: Name or folder of a detector, or one that is loaded; ``auto``: the one that takes the
+            first scan. It stays as it is.
         output: Folder of the new package; its last part becomes the name.
         false_positive_rate: Share of normal people that may show any finding (0.05 if neither is
             given); chooses the threshold.
@@ -98,10 +104,13 @@ def calibrate(
         raise InputError(msg, "Give one of them.")
     if target_false_findings is None and false_positive_rate is None:
         false_positive_rate = DEFAULT_RATE
-    package = model if isinstance(model, ModelPackage) else load_package(model, "detect-anomalies")
     output = Path(output)
     _check_output(output, overwrite)
     scans = find_scans(Path(controls), group_pattern)
+    if model == AUTO:
+        model, why = choose_detector(first_header(scans))
+        logger.info(why)
+    package = model if isinstance(model, ModelPackage) else load_package(model, "detect-anomalies")
     known = [one for data in package.manifest.training_data for one in data.hashed_ids]
     refuse_known(scans, known, "trained on")
     _refuse_too_few(scans, false_positive_rate, target_false_findings)
