@@ -12,7 +12,6 @@ than 1.2 times that range is clipped.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from itertools import product
@@ -38,6 +37,7 @@ from medgen.config import Config
 from medgen.corruption import Lesion, blob, chance, paint_lesions, random_voxel, uniform
 from medgen.errors import InputError
 from medgen.label_maps import CORTEX, DEEP_GREY, FLUID
+from medgen.run_record import hash_name
 
 # Label values in the order of their names, and which FreeSurfer labels they join.
 LABELS = (
@@ -128,9 +128,7 @@ class AnnotatedBrain(LabelMapSource):
             "held_out_groups": held_out,
             "conditions": dict.fromkeys(self.condition_names, training),
             "labels": LABELS,
-            "hashed_ids": sorted(
-                hashlib.sha256(name.encode()).hexdigest() for name in self.subject_names
-            ),
+            "hashed_ids": sorted(hash_name(name) for name in self.subject_names),
         }
         # By the index of a FreeSurfer label: the index it is drawn as, and its tissue.
         drawn = [REDRAWN.get(value, value) for value in self.values]

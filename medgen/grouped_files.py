@@ -24,6 +24,7 @@ from pydantic import Field
 
 from medgen.config import Config
 from medgen.errors import InputError, LeakageError
+from medgen.run_record import hash_file, hash_name
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 VOLUMES = (".nii", ".nii.gz")
@@ -300,7 +301,7 @@ def hash_contents(path: Path) -> str:
 @lru_cache(maxsize=1 << 16)
 def _hashed(path: Path, changed_ns: int, size: int) -> str:
     """Of a file that is asked for several times, by every check of who has seen it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hash_file(path)
 
 
 def facts(train: Sequence[Item], held_out: Sequence[Item], names: Sequence[str]) -> dict[str, Any]:
@@ -313,6 +314,6 @@ def facts(train: Sequence[Item], held_out: Sequence[Item], names: Sequence[str])
         "groups": len(groups),
         "held_out_groups": len({item.group for item in held_out}),
         "conditions": {name: count[number] for number, name in enumerate(names)},
-        "hashed_ids": [hashlib.sha256(group.encode()).hexdigest() for group in groups],
+        "hashed_ids": [hash_name(group) for group in groups],
         "hashed_files": sorted({hash_contents(item.path) for item in train}),
     }

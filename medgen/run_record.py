@@ -40,6 +40,11 @@ def peak_memory_gb() -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
+def hash_name(name: str) -> str:
+    """SHA-256 of the name of a subject, by which records know people without naming them."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's contents as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -29,14 +29,13 @@ from medgen.grouped_files import (
     split,
     stem,
 )
+from medgen.run_record import hash_name
 from medgen.tasks.paired_files import partners
 from medgen.volume import Volume
 
 ENDINGS = (*PICTURES, *VOLUMES, ".dcm")
 # Resampled atlases are known to differ in the last digits of a 32-bit header.
 GRID_TOLERANCE_MM = 1e-2
-
-
 # Which kind of set each setting belongs to.
 FITTING = {
     "masks": ("images",),
@@ -106,8 +105,12 @@ class CaseSet(Config):
         if len(given) != 1:
             msg = f"give one of phantoms, images and folder, got {', '.join(given) or 'none'}"
             raise ValueError(msg)
-        unused = sorted(self.model_fields_set & set(FITTING) - {given[0]})
-        unused = [name for name in unused if given[0] not in FITTING[name]]
+        defaults = CaseSet.model_fields
+        unused = [
+            name
+            for name, kinds in FITTING.items()
+            if given[0] not in kinds and getattr(self, name) != defaults[name].default
+        ]
         if unused:
             raise ValueError(f"{', '.join(unused)} mean nothing beside {given[0]}: leave them out")
         if not 0 <= self.part[0] < self.part[1] <= 1:
@@ -453,11 +456,6 @@ def refuse_shared(sets: Mapping[str, Sequence[Case]]) -> None:
                 )
 
 
-def hashed(group: str) -> str:
-    """SHA-256 of a subject's name, as packages and runs record it."""
-    return hashlib.sha256(group.encode()).hexdigest()
-
-
 def refuse_known(model: str, known: Collection[str], cases: Sequence[Case], of: str) -> None:
     """Refuse cases that a model was made with.
 
@@ -472,7 +470,7 @@ def refuse_known(model: str, known: Collection[str], cases: Sequence[Case], of: 
     """
     if not known:
         return
-    seen = [case for case in cases if hashed(case.group) in known or case.contents in known]
+    seen = [case for case in cases if hash_name(case.group) in known or case.contents in known]
     if seen:
         raise LeakageError(
             f"{model} was trained or calibrated on {len(seen)} of the {len(cases)} cases of {of}, "

@@ -12,7 +12,8 @@ from typing import Any
 
 from medgen.anatomy_settings import PhantomConfig
 from medgen.errors import InputError
-from medgen.tasks.anomaly_cases import Case, hashed, phantom_name, refuse_known
+from medgen.run_record import hash_name
+from medgen.tasks.anomaly_cases import Case, phantom_name, refuse_known
 from medgen.tasks.anomaly_models import known_to_package, known_to_run
 from medgen.tasks.anomaly_protocols import protocol
 from medgen.tasks.anomaly_study import Study, Unit, training_of
@@ -83,7 +84,7 @@ def _would_know(
         key = json.dumps(training.data, sort_keys=True, default=str)
         if kind == "phantoms":
             heads = training.data.get("heads", PhantomConfig.model_fields["heads"].default)
-            return frozenset(hashed(phantom_name(seed)) for seed in range(heads + 1))
+            return frozenset(hash_name(phantom_name(seed)) for seed in range(heads + 1))
         if kind in DRAWN:
             return frozenset()
         if key not in trained:

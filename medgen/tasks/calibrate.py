@@ -19,6 +19,7 @@ import numpy as np
 from medgen.errors import InputError
 from medgen.manifest import Parent
 from medgen.package import CARD, ModelPackage, ScanMaps, load_package, save_recalibrated
+from medgen.run_record import hash_name
 from medgen.tasks.choose_model import AUTO, choose_detector
 from medgen.tasks.normal_scans import (
     Notes,
@@ -26,7 +27,6 @@ from medgen.tasks.normal_scans import (
     Scan,
     find_scans,
     first_header,
-    hashed,
     refuse_known,
     run_over,
 )
@@ -243,7 +243,7 @@ def _save(
 
     old = package.manifest
     earlier = package.calibration if shift is not None else None
-    known = sorted({one for scan in scans for one in (hashed(scan.identifier), *scan.contents)})
+    known = sorted({one for scan in scans for one in (hash_name(scan.identifier), *scan.contents)})
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / PICTURE
         draw_calibration(

@@ -14,6 +14,7 @@ from medgen.devices import resolve_device
 from medgen.errors import InputError, LeakageError, PackageError
 from medgen.grouped_files import hash_contents, read_groups
 from medgen.package import ModelPackage, ScanMaps, run_model
+from medgen.run_record import hash_name
 from medgen.tasks.limits import check_facts, check_scan, default_memory_gb
 from medgen.tasks.paired_files import group_of, images
 from medgen.tasks.running import on_device
@@ -52,7 +53,7 @@ class Scan:
     def hashed_ids(self) -> set[str]:
         """SHA-256 by which a model may know this person: of names, and of a file its contents."""
         short = self.name.rsplit("/", 1)[-1].split(".")[0]
-        return {hashed(name) for name in (self.identifier, short)} | self.contents
+        return {hash_name(name) for name in (self.identifier, short)} | self.contents
 
     @property
     def contents(self) -> set[str]:
@@ -75,11 +76,6 @@ class Notes:
     skipped: dict[str, str] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
     device: str = "cpu"
-
-
-def hashed(identifier: str) -> str:
-    """SHA-256 of a subject's identifier, as packages hold it."""
-    return hashlib.sha256(identifier.encode()).hexdigest()
 
 
 def find_scans(folder: Path, group_pattern: str | None = None) -> list[Scan]:

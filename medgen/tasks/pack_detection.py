@@ -6,7 +6,6 @@ from real normal images, the images of the groups that were held out.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from medgen.config import Config
 from medgen.errors import InputError
 from medgen.manifest import Contract, TrainingData
 from medgen.package import ModelPackage, run_model, save_package
+from medgen.run_record import hash_name
 from medgen.tasks.pack_recipe import (
     Recipe,
     Run,
@@ -237,9 +237,7 @@ def _with_hashed_ids(
     names = source.get("subjects") or sorted(
         file.name.split(".")[0] for file in Path(folder).glob("*.nii*")
     )
-    hashes = tuple(
-        hashlib.sha256(name.encode()).hexdigest() for name in names if name not in held_out
-    )
+    hashes = tuple(hash_name(name) for name in names if name not in held_out)
     return (data[0].model_copy(update={"hashed_ids": hashes, "cases": len(hashes)}), *data[1:])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from medgen.errors import InputError
 from medgen.manifest import Contract, Restores, SpreadCalibration, TrainingData
 from medgen.package import ModelPackage, save_package
 from medgen.package.restoration import WithSpread
+from medgen.run_record import hash_name
 from medgen.tasks.pack_recipe import (
     Recipe,
     Run,
@@ -181,7 +181,7 @@ def _known(data: tuple[TrainingData, ...], source: Any) -> tuple[TrainingData, .
     names = tuple(getattr(source, "subject_names", ()))
     place = 0
     if names and known:
-        hashes = tuple(hashlib.sha256(str(name).encode()).hexdigest() for name in names)
+        hashes = tuple(hash_name(str(name)) for name in names)
         known[0] = known[0].model_copy(update={"hashed_ids": hashes, "cases": len(hashes)})
         place = 1
     if len(known) > place:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgen.grouped_files import hash_contents
-from medgen.run_record import hash_file
+from medgen.run_record import hash_file, hash_name
 
 if TYPE_CHECKING:
     from medgen.preparation import Preparation
@@ -43,7 +42,7 @@ class Trained:
 
     def has_seen(self, group: str, file: Path) -> bool:
         """Whether a group of this name was trained on, or this very file."""
-        name = hashlib.sha256(group.encode()).hexdigest()
+        name = hash_name(group)
         return name in self.hashed_ids or hash_contents(file) in self.hashed_ids
 
 

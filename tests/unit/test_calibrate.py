@@ -17,10 +17,11 @@ from medgen import detect_anomalies
 from medgen.errors import InputError, LeakageError
 from medgen.io import write_dicom_series, write_nifti
 from medgen.package import ModelPackage, load_package, verify_package
+from medgen.run_record import hash_name
 from medgen.scoring.conformal import p_values, rank_of_limit
 from medgen.tasks.calibrate import Calibrated, calibrate
 from medgen.tasks.drift import drift_check
-from medgen.tasks.normal_scans import find_scans, hashed
+from medgen.tasks.normal_scans import find_scans
 
 RATE = 0.2
 CONTROLS = 14
@@ -67,7 +68,7 @@ def test_the_package_names_its_parent_and_gives_the_same_maps(
     assert named is not None
     assert (named.name, named.version, named.sha256) == ("tiny-restore", "0.1.0", parent.sha256)
     assert named.controls == CONTROLS
-    people = {hashed(f"head{seed:02d}") for seed in range(CONTROLS)}
+    people = {hash_name(f"head{seed:02d}") for seed in range(CONTROLS)}
     assert people < set(named.hashed_ids)
     assert len(named.hashed_ids) == 2 * CONTROLS  # of each also the file's contents
     assert package.manifest.name == "tiny-site"
@@ -212,7 +213,7 @@ def test_copies_and_people_of_the_training_are_refused(
     shutil.copy(folder / "head00.nii.gz", folder / "twin.nii.gz")
     with pytest.raises(LeakageError, match="head00 and twin are the same image"):
         calibrate(folder, parent, tmp_path / "site", false_positive_rate=RATE)
-    data = {"name": "heads", "licence": "none", "cases": 1, "hashed_ids": (hashed("head05"),)}
+    data = {"name": "heads", "licence": "none", "cases": 1, "hashed_ids": (hash_name("head05"),)}
     knows = save_restore(shelf / "knows-head-5", training_data=(data,))
     with pytest.raises(LeakageError, match="trained on head05"):
         calibrate(healthy, knows, tmp_path / "site", false_positive_rate=RATE)
