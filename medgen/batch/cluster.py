@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ class Layout:
         workers: Processes.
         threads: Threads of each, for computing.
         lanes: Cases that a process holds at a time.
-        memory_gb: Memory of each process.
+        memory_gb: Memory of each process; infinite: as much as there is.
         devices: The device of each process.
     """
 
@@ -134,11 +135,15 @@ def _gpus(device: str) -> list[str]:
 
 
 @contextmanager
-def local_cluster(layout: Layout) -> Iterator[Client]:
+def local_cluster(layout: Layout, *, parents: bool = False) -> Iterator[Client]:
     """Worker processes on this machine, gone when the block ends or this process dies.
 
     A worker that dies is replaced; one that takes more than its memory is ended before the system
     chooses a victim of its own.
+
+    Args:
+        layout: How many there are, and how large.
+        parents: Whether workers may start processes of their own.
     """
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
@@ -151,6 +156,7 @@ def local_cluster(layout: Layout) -> Iterator[Client]:
         "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
     )  # fmt: skip
+    memory = int(layout.memory_gb * 1e9) if math.isfinite(layout.memory_gb) else None
     environment = {**dict.fromkeys(names, str(layout.threads)), "MPLBACKEND": "agg"}
     settings = {
         # A worker's death is reported at once: the engine decides what is tried again, and how.
@@ -159,6 +165,7 @@ def local_cluster(layout: Layout) -> Iterator[Client]:
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 0.95,
+        "distributed.worker.daemon": not parents,
         "logging": {"distributed": "critical"},
         # Read when a process starts, so it must stand there before.
         "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
@@ -174,7 +181,7 @@ def local_cluster(layout: Layout) -> Iterator[Client]:
                     "dashboard": False,
                     "dashboard_address": f"{LOOPBACK}:0",
                     "nthreads": layout.lanes,
-                    "memory_limit": int(layout.memory_gb * 1e9),
+                    "memory_limit": memory,
                     "resources": {LANES: layout.lanes},
                     "env": {**environment, DEVICE_OF_WORKER: layout.devices[number]},
                     "silence_logs": 50,

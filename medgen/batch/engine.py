@@ -15,16 +15,33 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from medgen.batch.cluster import LANES, lanes_of_a_worker, total_lanes
-from medgen.batch.work import TELL, WAITS, Job, Outcome
+from medgen.batch.work import TELL, WAITS, Outcome
 from medgen.errors import MedgenError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-Work = Callable[[Job], Outcome]
+
+class Job(Protocol):
+    """What the engine knows of a job, which is a dataclass of plain values."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def id(self) -> str:
+        """Its name, unlike those of all others."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first try; the engine counts on."""
+        ...
+
+
+AJob = TypeVar("AJob", bound=Job)
 _HEARTBEAT_S = 0.25
 # Workers of a cluster may come and go; how many there are is asked no more often than this.
 _COUNT_EVERY_S = 5.0
@@ -43,10 +60,10 @@ class ClusterLost(MedgenError):
 
 
 @dataclass
-class _Flight:
+class _Flight(Generic[AJob]):
     """A job under way."""
 
-    job: Job
+    job: AJob
     future: Future
     alone: bool
     started: float | None = None
@@ -57,7 +74,7 @@ class _Flight:
 
 
 @dataclass
-class Engine:
+class Engine(Generic[AJob]):
     """Runs jobs on a cluster.
 
     Attributes:
@@ -71,16 +88,16 @@ class Engine:
     """
 
     client: Client
-    work: Work
+    work: Callable[[AJob], Outcome]
     timeout_s: float
     attempts: int = 3
-    on_retry: Callable[[Job, Outcome], None] = lambda job, outcome: None
-    on_start: Callable[[Job], None] = lambda job: None
+    on_retry: Callable[[AJob, Outcome], None] = lambda job, outcome: None
+    on_start: Callable[[AJob], None] = lambda job: None
     on_alone: Callable[[], None] = lambda: None
     _messages: queue.SimpleQueue[tuple[str, Any]] = field(default_factory=queue.SimpleQueue)
-    _flights: dict[str, _Flight] = field(default_factory=dict)
+    _flights: dict[str, _Flight[AJob]] = field(default_factory=dict)
     _deaths: Counter[str] = field(default_factory=Counter)
-    _last: deque[Job] = field(default_factory=deque)
+    _last: deque[AJob] = field(default_factory=deque)
     # Keys and topics are shared by everybody on a scheduler: two runs must never meet in one.
     _name: str = field(default_factory=lambda: f"medgen-{secrets.token_hex(8)}")
     _serial: int = 0
@@ -89,7 +106,7 @@ class Engine:
     _counted: float = float("-inf")
     _seen: float = field(default_factory=time.monotonic)
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Iterable[AJob]) -> Iterator[tuple[AJob, Outcome]]:
         """Do all jobs; yields each with its final outcome.
 
         Raises:
@@ -130,7 +147,7 @@ class Engine:
                 self._seen = float("inf")  # say it once
                 self.on_alone()
 
-    def _submit(self, job: Job, last: bool = False) -> None:
+    def _submit(self, job: AJob, last: bool = False) -> None:
         self._serial += 1
         key = f"{self._name}-{self._serial}"
         # A job that was cut short once gets a worker of its own.
@@ -145,7 +162,7 @@ class Engine:
         self._flights[key] = _Flight(job, future, alone)
         future.add_done_callback(lambda done: self._messages.put(("finished", done.key)))
 
-    def _settled(self) -> list[tuple[_Flight, Outcome]]:
+    def _settled(self) -> list[tuple[_Flight[AJob], Outcome]]:
         """Wait a moment for news; give the jobs that ended."""
         ended = []
         with suppress(queue.Empty):
@@ -182,7 +199,7 @@ class Engine:
             flight.started += now - flight.waits
             flight.waits = None
 
-    def _outcome(self, flight: _Flight) -> Outcome:
+    def _outcome(self, flight: _Flight[AJob]) -> Outcome:
         """What a finished future says."""
         from distributed import CancelledError, KilledWorker
 
@@ -206,7 +223,7 @@ class Engine:
         finally:
             future.release()
 
-    def _again(self, flight: _Flight, outcome: Outcome, waiting: deque[Job]) -> bool:
+    def _again(self, flight: _Flight[AJob], outcome: Outcome, waiting: deque[AJob]) -> bool:
         """Queue a job that was cut short again, unless it had all its tries.
 
         When a worker dies, so do the jobs beside the culprit. So a death counts as a try only if
@@ -247,7 +264,7 @@ class Engine:
                     )  # fmt: skip
 
 
-def _announced(work: Work, job: Job, topic: str, key: str) -> Outcome:
+def _announced(work: Callable[[AJob], Outcome], job: AJob, topic: str, key: str) -> Outcome:
     """Run a job on a worker; say first that it has begun, and later whether it waits."""
     from distributed import get_worker
 

@@ -136,7 +136,7 @@ def _study(config: Path, data: Path | None, changes: list[str] | None, device: s
 
 def _compare(
     study: Study, config: Path, output: Path, command: str, *, dry_run: bool, json: bool,
-    **how: Any,
+    jobs: int, **how: Any,
 ) -> None:  # fmt: skip
     """Run the study and print its table."""
     from medgen.errors import MedgenError
@@ -159,10 +159,11 @@ def _compare(
             }
         )
         return
-    say(f"{len(cells)} models and baselines, {how['jobs']} at a time")
+    say(f"{len(cells)} models and baselines, {jobs} at a time")
+    from medgen.batch.cells import runner
     from medgen.tasks.evaluate_anomaly import TABLE, compare
 
-    found = compare(study, output, command=command, config=config, **how)
+    found = compare(study, output, command=command, config=config, runner=runner(jobs), **how)
     if json:
         print_json(found.result)
     else:

@@ -90,12 +90,13 @@ def synthesis(
         print_json({"settings": settings.model_dump(), "cells": [cell.folder for cell in cells]})
         return
     say(f"{len(cells)} trainings and baselines, {jobs} at a time")
+    from medgen.batch.cells import runner
     from medgen.report.benchmark import markdown
     from medgen.tasks.benchmark_synthesis import benchmark as run
 
     found = run(
-        dataset, output, settings, methods=wanted, seeds=seeds, device=device, jobs=jobs,
-        resume=resume,
+        dataset, output, settings, methods=wanted, seeds=seeds, device=device,
+        runner=runner(jobs), resume=resume,
     )  # fmt: skip
     if json:
         print_json(vars(found))

@@ -1,20 +1,17 @@
 """Running the cells of a study: each leaves a file, so an interrupted study goes on where it was.
 
-A cell is one method with one seed. Cells run one after the other or in processes of their own, and
-one that fails does not stop the others.
+A cell is one method with one seed. One that fails does not stop the others. Cells run one after the
+other here; :mod:`medgen.batch.cells` runs several at a time.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import active_children, get_context, parent_process
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from medgen.errors import InputError, MedgenError
 from medgen.tasks.detect_files import write_json
@@ -81,57 +78,56 @@ def stored(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+class Runner(Protocol):
+    """Runs the cells of a study."""
+
+    @property
+    def jobs(self) -> int:
+        """Cells at a time."""
+        ...
+
+    def __call__(
+        self, orders: Mapping[str, Order], work: Callable[[Order], str | None]
+    ) -> Iterator[tuple[str, str | None]]:
+        """Carry out orders.
+
+        Args:
+            orders: By the name of their cell.
+            work: A function of a module, which returns what went wrong, or None.
+
+        Yields:
+            Each cell when it has ended, and what went wrong.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Runs one cell after the other, in this process; see :class:`Runner`."""
+
+    jobs: int = field(default=1, init=False)
+
+    def __call__(
+        self, orders: Mapping[str, Order], work: Callable[[Order], str | None]
+    ) -> Iterator[tuple[str, str | None]]:
+        """Carry out orders one by one."""
+        for cell, order in orders.items():
+            yield cell, work(order)
+
+
+IN_TURN = InTurn()
+
+
 def run_all(
-    orders: Mapping[str, Order], work: Callable[[Order], str | None], jobs: int
+    orders: Mapping[str, Order], work: Callable[[Order], str | None], runner: Runner
 ) -> dict[str, str]:
-    """Carry out orders, so many at a time.
-
-    Args:
-        orders: By the name of their cell.
-        work: A function of a module, which returns what went wrong, or None.
-        jobs: Processes; 1 works in this one.
-
-    Returns:
-        The message of each cell that failed.
-    """
+    """Carry out orders; returns the message of each cell that failed."""
     failed: dict[str, str] = {}
-
-    def note(cell: str, message: str | None) -> None:
+    for cell, message in runner(orders, work):
         logger.info("%s: %s", cell, "done" if message is None else f"failed: {message}")
         if message is not None:
             failed[cell] = message
-
-    if jobs <= 1:
-        for cell, order in orders.items():
-            note(cell, work(order))
-        return failed
-    # Fresh processes: CUDA does not survive a fork.
-    processes = min(jobs, max(1, len(orders)))
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent)
-    futures = {pool.submit(work, order): cell for cell, order in orders.items()}
-    try:
-        for future in as_completed(futures):
-            error = future.exception()
-            note(futures[future], future.result() if error is None else in_words(error))
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in active_children():  # a cell may take hours, and Python waits for them
-            process.terminate()
-        raise
-    pool.shutdown()
     return failed
-
-
-def end_with_parent() -> None:
-    """Let this process end when the one that started it does, however that one ends."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def in_words(error: BaseException) -> str:

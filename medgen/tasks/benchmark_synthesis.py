@@ -32,7 +32,15 @@ from medgen.tasks.benchmark_cell import (
     run_cell,
 )
 from medgen.tasks.benchmark_plan import BASELINES, REAL, SUITES, BenchmarkSettings, Cell, planned
-from medgen.tasks.benchmark_runs import claim, device_name, in_words, run_all, stored
+from medgen.tasks.benchmark_runs import (
+    IN_TURN,
+    Runner,
+    claim,
+    device_name,
+    in_words,
+    run_all,
+    stored,
+)
 from medgen.tasks.detect_files import write_json
 from medgen.tasks.output_folder import refuse_inside
 
@@ -69,7 +77,7 @@ def benchmark(
     methods: Sequence[str] = (),
     seeds: int = 1,
     device: str = "auto",
-    jobs: int = 1,
+    runner: Runner = IN_TURN,
     resume: bool = False,
 ) -> Benchmark:
     """Run the study and write its tables and pictures.
@@ -81,7 +89,7 @@ def benchmark(
         methods: Of the suite; empty: all.
         seeds: How often each method is trained.
         device: Where to compute.
-        jobs: Cells at a time, each in a process of its own.
+        runner: Of the cells; :func:`medgen.batch.cells.runner` makes one for several at a time.
         resume: Go on, with the same settings; there may be more methods and seeds.
 
     Raises:
@@ -102,10 +110,10 @@ def benchmark(
     claim(output, header, resume)
     timings: dict[str, float] = {}
     with timed(timings, "cells"):
-        failed = _run_all(cells, dataset, output, settings, device, jobs)
+        failed = _run_all(cells, dataset, output, settings, device, runner)
     results = [r for cell in cells if (r := stored(output / cell.folder)) is not None]
     extractor = next((r["measure"]["extractor"] for r in results if "measure" in r), None)
-    command = command_line(settings, methods, seeds, jobs)
+    command = command_line(settings, methods, seeds, runner.jobs)
     facts = header | {
         "command": command,
         "device": device_name(device),
@@ -125,7 +133,7 @@ def benchmark(
     record = run_record(
         command.removeprefix("medgen "),
         inputs=[header["dataset"]], outputs=[path for path in written if path.name != "run.json"],
-        timings=timings, device=device, seeds=seeds, jobs=jobs, failed=sorted(failed),
+        timings=timings, device=device, seeds=seeds, jobs=runner.jobs, failed=sorted(failed),
     )  # fmt: skip
     write_json(output / "run.json", record)
     return found
@@ -152,20 +160,20 @@ def _run_all(
     output: Path,
     settings: BenchmarkSettings,
     device: str,
-    jobs: int,
+    runner: Runner,
 ) -> dict[str, str]:
     """Run what is not done yet; returns the message of each cell that failed."""
     left = [cell for cell in cells if stored(output / cell.folder) is None]
     if len(left) < len(cells):
         logger.info("%d of %d cells are done already", len(cells) - len(left), len(cells))
-    threads = max(1, torch.get_num_threads() // max(1, min(jobs, len(left))))
+    threads = max(1, torch.get_num_threads() // max(1, min(runner.jobs, len(left))))
     orders = {
         f"{cell.name}-seed{cell.seed}": (
             str(dataset), str(output / cell.folder), settings, *cell, device, threads
         )
         for cell in left
     }  # fmt: skip
-    return run_all(orders, _work, jobs)
+    return run_all(orders, _work, runner)
 
 
 def _work(order: tuple[Any, ...]) -> str | None:

@@ -35,7 +35,16 @@ from medgen.tasks.anomaly_study import (
     units,
 )
 from medgen.tasks.anomaly_summary import summarise
-from medgen.tasks.benchmark_runs import RUNS, SETTINGS, claim, device_name, run_all, stored
+from medgen.tasks.benchmark_runs import (
+    IN_TURN,
+    RUNS,
+    SETTINGS,
+    Runner,
+    claim,
+    device_name,
+    run_all,
+    stored,
+)
 from medgen.tasks.detect_files import write_json
 
 RESULTS, CASES, TABLE, PAGE, RUN = (
@@ -68,7 +77,7 @@ def compare(
     steps: int | None = None,
     minutes: float | None = None,
     device: str = "auto",
-    jobs: int = 1,
+    runner: Runner = IN_TURN,
     resume: bool = False,
 ) -> Comparison:
     """Evaluate all models of a study, training its methods first, and write tables and pictures.
@@ -83,7 +92,7 @@ def compare(
         steps: Length of each training, instead of what the study says.
         minutes: Or its length in minutes, the same for all.
         device: Where to compute.
-        jobs: Cells at a time, each in a process of its own.
+        runner: Of the cells; :func:`medgen.batch.cells.runner` makes one for several at a time.
         resume: Go on, with the same study; there may be more methods and seeds.
 
     Raises:
@@ -105,14 +114,14 @@ def compare(
     }
     claim(output, header, resume)
     left = [cell for cell in cells if not complete(output / RUNS / cell.label)]
-    threads = max(1, torch.get_num_threads() // max(1, min(jobs, len(left))))
+    threads = max(1, torch.get_num_threads() // max(1, min(runner.jobs, len(left))))
     orders = {
         cell.label: (study, cell, output / RUNS / cell.label, device, threads, steps, minutes)
         for cell in left
     }
     timings: dict[str, float] = {}
     with timed(timings, "cells"):
-        failed = run_all(orders, run_cell, jobs)
+        failed = run_all(orders, run_cell, runner)
     with timed(timings, "tables"):
         done = [cell for cell in cells if complete(output / RUNS / cell.label)]
         if not done:
@@ -130,7 +139,7 @@ def compare(
         outputs=written,
         timings=timings,
         device=device_name(device),
-        jobs=jobs,
+        jobs=runner.jobs,
         seed=study.seed,
         cost=cost,
         failed=sorted(failed),

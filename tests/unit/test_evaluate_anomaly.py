@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tiny_packages import save_intensity
 
+from medgen.batch.cells import runner
 from medgen.errors import InputError
 from medgen.scoring import equalised, median_in_mask
 from medgen.tasks import evaluate_anomaly
@@ -240,7 +241,7 @@ def test_parallel_cells_give_the_same(done, tmp_path):
     wanted, _, _ = done
     one = wanted.model_copy(update={"models": (), "protocols": ("kascenas2022",)})
     results = [
-        compare(one, tmp_path / str(jobs), command="c", device="cpu", jobs=jobs).result
+        compare(one, tmp_path / str(jobs), command="c", device="cpu", runner=runner(jobs)).result
         for jobs in (1, 2)
     ]
     assert json.dumps(results[0]) == json.dumps(results[1])

@@ -1,4 +1,4 @@
-"""The processes of a study."""
+"""The cells of a study, one by one and on the engine of cohorts."""
 
 import os
 import signal
@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
+from medgen.batch.cells import runner
 from medgen.tasks.benchmark_runs import run_all
 
 
@@ -27,13 +30,54 @@ def raises(message: str) -> None:
     raise ValueError(message)
 
 
+def loads_with_children(length: int) -> str | None:
+    """As training does: a worker of Dask's may have no children unless that is asked for."""
+    batches = list(DataLoader(TensorDataset(torch.arange(length)), batch_size=4, num_workers=1))
+    return None if sum(len(batch) for (batch,) in batches) == length else "images were lost"
+
+
+def dies_once(folder: Path) -> str | None:
+    """Its process is killed in the first try, as by a system without memory."""
+    if not folder.exists():
+        folder.mkdir()
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+    return None
+
+
+def dies(_: str) -> None:
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def waits_for_the_other(files: tuple[Path, Path]) -> str | None:
+    mine, other = files
+    mine.touch()
+    return None if _eventually(lambda: "there" if other.exists() else "") else "was alone"
+
+
 @pytest.mark.parametrize("jobs", (1, 2))
 def test_cells_that_fail_are_named(jobs: int) -> None:
-    assert run_all({"a": "no", "b": "never"}, fails, jobs) == {"a": "no", "b": "never"}
+    assert run_all({"a": "no", "b": "never"}, fails, runner(jobs)) == {"a": "no", "b": "never"}
+    assert run_all({}, fails, runner(jobs)) == {}
 
 
-def test_a_process_that_raises_is_named() -> None:
-    assert run_all({"a": "why"}, raises, 2) == {"a": "ValueError: why"}
+def test_a_cell_that_raises_is_named() -> None:
+    assert run_all({"a": "why"}, raises, runner(2)) == {"a": "ValueError: why"}
+
+
+def test_cells_run_at_the_same_time(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert run_all({"a": (a, b), "b": (b, a)}, waits_for_the_other, runner(2)) == {}
+
+
+def test_a_cell_may_start_processes() -> None:
+    assert run_all({"a": 10}, loads_with_children, runner(2)) == {}
+
+
+def test_a_cell_whose_process_dies_is_tried_once_more(tmp_path: Path) -> None:
+    assert run_all({"a": tmp_path / "begun"}, dies_once, runner(2)) == {}
+    failed = run_all({"a": "", "b": ""}, dies, runner(2))
+    assert failed.keys() == {"a", "b"}
+    assert all("process died; if memory ran out" in message for message in failed.values())
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -45,10 +89,10 @@ def test_no_process_outlives_its_study(tmp_path: Path, number: int) -> None:
         "import signal\n"
         "import sys\n"
         "from pathlib import Path\n"
-        "from test_benchmark_runs import begin_and_wait, run_all\n"
+        "from test_cells import begin_and_wait, run_all, runner\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as the program does\n"
-        "    run_all({'a': Path(sys.argv[1])}, begin_and_wait, 2)\n"
+        "    run_all({'a': Path(sys.argv[1])}, begin_and_wait, runner(2))\n"
     )
     begun = tmp_path / "begun"
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
