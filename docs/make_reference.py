@@ -163,7 +163,7 @@ def pipelines() -> str:
 
 def schema() -> str:
     """The JSON schema of pipeline files."""
-    return json.dumps(pipeline_schema(), indent=2) + "\n"
+    return json.dumps(pipeline_schema()) + "\n"
 
 
 FILES = {

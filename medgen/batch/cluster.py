@@ -185,6 +185,7 @@ def local_cluster(layout: Layout, *, parents: bool = False) -> Iterator[Client]:
                     "resources": {LANES: layout.lanes},
                     "env": {**environment, DEVICE_OF_WORKER: layout.devices[number]},
                     "silence_logs": 50,
+                    "preload": ["medgen.batch.preload"],
                 },
             }
             for number in range(layout.workers)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgen.cli import options
-from medgen.cli.console import configure, print_json, say, show_error, stdout
+from medgen.cli.console import configure, print_json, progress_bar, say, show_error, stdout
 
 if TYPE_CHECKING:
     from medgen.tasks.anomaly_study import Study
@@ -163,7 +163,11 @@ def _compare(
     from medgen.batch.cells import runner
     from medgen.tasks.evaluate_anomaly import TABLE, compare
 
-    found = compare(study, output, command=command, config=config, runner=runner(jobs), **how)
+    with progress_bar("models") as progress:
+        found = compare(
+            study, output, command=command, config=config, runner=runner(jobs),
+            progress=progress, **how,
+        )  # fmt: skip
     if json:
         print_json(found.result)
     else:

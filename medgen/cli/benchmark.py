@@ -10,7 +10,7 @@ import typer
 from medgen.cli import options
 from medgen.cli.anomaly_study import BENCHMARK_EPILOG as ANOMALY_EPILOG
 from medgen.cli.anomaly_study import benchmark_anomaly
-from medgen.cli.console import configure, print_json, say, show_error, stdout
+from medgen.cli.console import configure, print_json, progress_bar, say, show_error, stdout
 
 benchmark = typer.Typer(help="Compare methods on your own data.", no_args_is_help=True)
 benchmark.command("anomaly", epilog=ANOMALY_EPILOG)(benchmark_anomaly)
@@ -94,10 +94,11 @@ def synthesis(
     from medgen.report.benchmark import markdown
     from medgen.tasks.benchmark_synthesis import benchmark as run
 
-    found = run(
-        dataset, output, settings, methods=wanted, seeds=seeds, device=device,
-        runner=runner(jobs), resume=resume,
-    )  # fmt: skip
+    with progress_bar("trainings") as progress:
+        found = run(
+            dataset, output, settings, methods=wanted, seeds=seeds, device=device,
+            runner=runner(jobs), resume=resume, progress=progress,
+        )  # fmt: skip
     if json:
         print_json(vars(found))
     else:

@@ -17,10 +17,11 @@ QUIET, NORMAL, VERBOSE = -1, 0, 1
 
 
 class Settings:
-    """How much this run says; set once from the command's options."""
+    """How much this run says, set once from the command's options, and where."""
 
     level = NORMAL
     debug = False
+    under_a_bar: Console | None = None
 
 
 def configure(*, quiet: bool = False, verbose: bool = False, debug: bool = False) -> None:
@@ -55,8 +56,8 @@ def stdout() -> Console:
 
 
 def stderr() -> Console:
-    """For progress, notes and errors."""
-    return _console_class()(stderr=True, highlight=False)
+    """For progress, notes and errors; the bar's console while one is shown, which gives way."""
+    return Settings.under_a_bar or _console_class()(stderr=True, highlight=False)
 
 
 @cache
@@ -109,4 +110,8 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None] | None
         def advance(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        yield advance
+        Settings.under_a_bar = progress.console
+        try:
+            yield advance
+        finally:
+            Settings.under_a_bar = None

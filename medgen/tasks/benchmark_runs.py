@@ -26,6 +26,7 @@ SETTINGS, RESULT, RUNS = "benchmark.json", "result.json", "runs"
 LONGEST_MESSAGE = 300
 
 Order = TypeVar("Order")
+Progress = Callable[[int, int], None]
 
 
 def claim(output: Path, header: Mapping[str, Mapping[str, Any]], resume: bool) -> None:
@@ -119,11 +120,17 @@ IN_TURN = InTurn()
 
 
 def run_all(
-    orders: Mapping[str, Order], work: Callable[[Order], str | None], runner: Runner
+    orders: Mapping[str, Order],
+    work: Callable[[Order], str | None],
+    runner: Runner,
+    progress: Progress | None = None,
 ) -> dict[str, str]:
     """Carry out orders; returns the message of each cell that failed."""
     failed: dict[str, str] = {}
-    for cell, message in runner(orders, work):
+    report = progress or (lambda done, total: None)
+    report(0, len(orders))
+    for done, (cell, message) in enumerate(runner(orders, work), start=1):
+        report(done, len(orders))
         logger.info("%s: %s", cell, "done" if message is None else f"failed: {message}")
         if message is not None:
             failed[cell] = message

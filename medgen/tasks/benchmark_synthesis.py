@@ -34,6 +34,7 @@ from medgen.tasks.benchmark_cell import (
 from medgen.tasks.benchmark_plan import BASELINES, REAL, SUITES, BenchmarkSettings, Cell, planned
 from medgen.tasks.benchmark_runs import (
     IN_TURN,
+    Progress,
     Runner,
     claim,
     device_name,
@@ -79,6 +80,7 @@ def benchmark(
     device: str = "auto",
     runner: Runner = IN_TURN,
     resume: bool = False,
+    progress: Progress | None = None,
 ) -> Benchmark:
     """Run the study and write its tables and pictures.
 
@@ -91,6 +93,7 @@ def benchmark(
         device: Where to compute.
         runner: Of the cells; :func:`medgen.batch.cells.runner` makes one for several at a time.
         resume: Go on, with the same settings; there may be more methods and seeds.
+        progress: Called with (done, total) after each cell.
 
     Raises:
         InputError: Unknown method, a set without labels or with too few patients, a used folder.
@@ -110,7 +113,7 @@ def benchmark(
     claim(output, header, resume)
     timings: dict[str, float] = {}
     with timed(timings, "cells"):
-        failed = _run_all(cells, dataset, output, settings, device, runner)
+        failed = _run_all(cells, dataset, output, settings, device, runner, progress)
     results = [r for cell in cells if (r := stored(output / cell.folder)) is not None]
     extractor = next((r["measure"]["extractor"] for r in results if "measure" in r), None)
     command = command_line(settings, methods, seeds, runner.jobs)
@@ -161,6 +164,7 @@ def _run_all(
     settings: BenchmarkSettings,
     device: str,
     runner: Runner,
+    progress: Progress | None,
 ) -> dict[str, str]:
     """Run what is not done yet; returns the message of each cell that failed."""
     left = [cell for cell in cells if stored(output / cell.folder) is None]
@@ -173,7 +177,7 @@ def _run_all(
         )
         for cell in left
     }  # fmt: skip
-    return run_all(orders, _work, runner)
+    return run_all(orders, _work, runner, progress)
 
 
 def _work(order: tuple[Any, ...]) -> str | None:

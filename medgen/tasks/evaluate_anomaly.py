@@ -39,6 +39,7 @@ from medgen.tasks.benchmark_runs import (
     IN_TURN,
     RUNS,
     SETTINGS,
+    Progress,
     Runner,
     claim,
     device_name,
@@ -79,6 +80,7 @@ def compare(
     device: str = "auto",
     runner: Runner = IN_TURN,
     resume: bool = False,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Evaluate all models of a study, training its methods first, and write tables and pictures.
 
@@ -94,6 +96,7 @@ def compare(
         device: Where to compute.
         runner: Of the cells; :func:`medgen.batch.cells.runner` makes one for several at a time.
         resume: Go on, with the same study; there may be more methods and seeds.
+        progress: Called with (done, total) after each cell.
 
     Raises:
         InputError: The study does not fit its data, or the folder is used.
@@ -121,7 +124,7 @@ def compare(
     }
     timings: dict[str, float] = {}
     with timed(timings, "cells"):
-        failed = run_all(orders, run_cell, runner)
+        failed = run_all(orders, run_cell, runner, progress)
     with timed(timings, "tables"):
         done = [cell for cell in cells if complete(output / RUNS / cell.label)]
         if not done:

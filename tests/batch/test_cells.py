@@ -81,7 +81,7 @@ def test_a_cell_whose_process_dies_is_tried_once_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGTERM))
+@pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
 def test_no_process_outlives_its_study(tmp_path: Path, number: int) -> None:
     """A study that is killed cannot tell its processes to end; one that is asked to end does."""
     script = tmp_path / "study.py"
@@ -97,14 +97,22 @@ def test_no_process_outlives_its_study(tmp_path: Path, number: int) -> None:
     begun = tmp_path / "begun"
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     study = subprocess.Popen(
-        [sys.executable, script, begun], env={**os.environ, "PYTHONPATH": paths}
+        [sys.executable, script, begun],
+        env={**os.environ, "PYTHONPATH": paths},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         worker = int(_eventually(lambda: begun.read_text() if begun.exists() else ""))
     finally:
-        study.send_signal(number)
-        study.wait(60)
+        if number == signal.SIGINT:
+            os.killpg(study.pid, number)  # a terminal sends Ctrl-C to all of them
+        else:
+            study.send_signal(number)
+        said = study.communicate(timeout=60)[1]
     assert _eventually(lambda: "" if _runs(worker) else "gone") == "gone"
+    assert "Process Dask Worker" not in said
 
 
 def _eventually(look: Callable[[], str], seconds: float = 60) -> str:

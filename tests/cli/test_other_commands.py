@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from tiny_packages import Cli
 
+from medgen.cli.console import configure, progress_bar
 from medgen.io import read, write_dicom_series
 
 HEAVY = ("torch", "monai", "SimpleITK", "matplotlib", "lightning_fabric")
@@ -190,3 +193,20 @@ def test_version_needs_no_command(cli: Cli) -> None:
     result = cli("--version")
     assert result.exit_code == 0
     assert result.stdout.startswith("medgen ")
+
+
+def test_a_bar_gives_way_to_lines(monkeypatch) -> None:
+    """A line said under a bar begins a line of its own, which was once the rest of the bar's."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    configure()
+    with progress_bar("models") as progress:
+        assert progress is not None
+        progress(1, 2)
+        logging.getLogger("medgen.test").info("a cell is done")
+    cleared = "\r\x1b[2K"
+    before, found, _ = terminal.getvalue().partition("a cell is done")
+    assert found
+    assert cleared in before[before.rindex("models") :]
