@@ -299,7 +299,8 @@ def test_pictures_are_drawn_in_light_and_dark(
 ) -> None:
     shot = tmp_path / "shot.png"
     colours = ["--blink-settings=preferredColorScheme=0"] if dark else []
-    browse(small, profile, f"--screenshot={shot}", "--window-size=1300,1100", *colours)
+    painted = ("--run-all-compositor-stages-before-draw", "--virtual-time-budget=5000")
+    browse(small, profile, f"--screenshot={shot}", "--window-size=1300,1100", *painted, *colours)
     with Image.open(shot) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert (pixels[:10].mean() < 60) == dark
