@@ -16,6 +16,7 @@ from medgen.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.security import Security
 
 # The Dask resource that a case takes: one lane, or all lanes of a worker after it killed one.
 LANES = "lanes"
@@ -225,15 +226,15 @@ def existing_cluster(address: str) -> Iterator[Client]:
     """
     check_address(address)
     from distributed import Client
+    from distributed.security import Security
 
     _quiet()
-
+    # Dask would leave a client half open, which stops the next one when it is collected.
+    if address.startswith("tls://") and not _has_certificate(Security()):
+        msg = f"the Dask scheduler at {address} asks for a certificate"
+        raise InputError(msg, "Name yours in Dask's configuration, under distributed.comm.tls.")
     try:
         client = Client(address, timeout=10, set_as_default=False)
-    except TypeError as error:  # Dask's word for tls without certificates
-        msg = f"the Dask scheduler at {address} asks for a certificate"
-        hint = "Name yours in Dask's configuration, under distributed.comm.tls."
-        raise InputError(msg, hint) from error
     except (OSError, TimeoutError) as error:
         msg = f"no Dask scheduler answers at {address}"
         raise InputError(msg, "Start one with `dask scheduler`, and workers beside it.") from error
@@ -246,6 +247,10 @@ def existing_cluster(address: str) -> Iterator[Client]:
         yield client
     finally:
         client.close()
+
+
+def _has_certificate(security: Security) -> bool:
+    return security.get_connection_args("client")["ssl_context"] is not None
 
 
 def total_lanes(client: Client) -> int:

@@ -290,7 +290,7 @@ class Calibration(Config):
         )
         return (
             f"with at most {self.target_false_findings_per_scan:g} false findings of "
-            f"{self.minimum_volume_mm3:g} mm3 or more and at most "
+            f"{self._smallest} and at most "
             f"{self.target_false_volume_mm3_per_scan:g} mm3 of them per normal scan, there and at "
             f"every higher threshold. On {self._normal_scans} it gave {self._found_on_them}"
             f"{left_out}); with 95 % confidence that shows an expected number below {upper:.2g} "
@@ -302,10 +302,16 @@ class Calibration(Config):
         limit = rate_of_this_draw(people, rank_of_limit(people, rate))
         return (
             f"that lets at most {100 * rate:.3g} % of normal people show a finding of "
-            f"{self.minimum_volume_mm3:g} mm3 or more, on average over sets of scans like these "
+            f"{self._smallest}, on average over sets of scans like these "
             f"(conformal); with 95 % confidence, this set lets less than {100 * limit:.2g} %. "
             f"On {self._normal_scans} it gave {self._found_on_them})."
         )
+
+    @property
+    def _smallest(self) -> str:
+        """The size from which a region is a finding; pictures seldom say how large a pixel is."""
+        pixel = " (a pixel without a size counts as 1)" if self.spatial_dims == 2 else ""
+        return f"{self.minimum_volume_mm3:g} mm3{pixel} or more"
 
     @property
     def _scans(self) -> int:

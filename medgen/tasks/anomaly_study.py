@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medgen.config import Config, read_yaml
 from medgen.errors import InputError
@@ -103,6 +103,12 @@ class Study(Config):
             if sum((entry.package is not None, bool(entry.runs), entry.study is not None)) != 1:
                 raise ValueError("a model needs one of `package`, `runs` and `study`")
         return found
+
+    @model_validator(mode="after")
+    def _all_is_used(self) -> Study:
+        if self.training and not self.methods:
+            raise ValueError("`training` is there, but no `methods` that would be trained")
+        return self
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from distributed import Client
 from hostile_work import act
 from open_cluster import open_cluster
 
@@ -95,3 +97,5 @@ def test_nobody_else_on_this_machine_gets_in(tmp_path: Path) -> None:
         for known in (address, address.replace("tls:", "tcp:")):
             with pytest.raises(InputError, match=r"no Dask scheduler answers|certificate"):
                 existing_cluster(known).__enter__()
+        clients = [found for found in gc.get_objects() if isinstance(found, Client)]
+        assert all(found is owner or found.status == "closed" for found in clients)

@@ -72,6 +72,7 @@ def test_what_cannot_be_is_refused_with_exit_code_2(cli, study, tmp_path):
         (("evaluate", "anomaly", twice), "the key 'name' stands twice"),
         (("evaluate", "anomaly", study, "--set", "models=[tiny-base]"), "Did you mean"),
         (("benchmark", "anomaly", study), "names no methods to train"),
+        (("evaluate", "anomaly", study, "--set", "training={steps: 1}"), "no `methods`"),
         (("benchmark", "anomaly", study, *with_methods), "steps"),
         (("benchmark", "anomaly", study, "--steps", 1, *with_methods, "--set",
           "training={data: {kind: phantoms}}", "--set", "test.phantoms.first=0"),

@@ -178,6 +178,13 @@ def test_the_rule_names_the_brains_where_they_are_fewer_than_the_scans():
     assert old.threshold_rule == alone.threshold_rule
 
 
+def test_the_rule_says_what_a_cubic_millimetre_of_a_picture_is():
+    of_scans = Calibration.from_normals([(spots(0.9), MASK, 1.0)] * 3, 0.0, minimum_volume_mm3=2)
+    assert "pixel" not in of_scans.threshold_rule
+    of_pictures = of_scans.model_copy(update={"spatial_dims": 2})
+    assert "2 mm3 (a pixel without a size counts as 1) or more" in of_pictures.threshold_rule
+
+
 def test_the_how_to_quotes_what_the_program_prints():
     example = Calibration(
         scan_scores=tuple(n / 100 for n in range(30)),
