@@ -45,7 +45,9 @@ class VariationalConfig(CodedConfig):
         description="steps of gradient descent from the image to a more probable one near it; "
         "0: restored is decoded from the code",
     )
-    restoration_rate: float = Field(0.1, gt=0, description="length of these steps")
+    restoration_rate: float = Field(
+        0.1, gt=0, description="length of these steps; a network that overfits needs shorter ones"
+    )
     restoration_smoothness: float = Field(
         0.02,
         ge=0,
