@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from medgen.batch.cluster import Layout, available_cores, local_cluster
 from medgen.batch.engine import Engine
 from medgen.batch.work import Outcome
-from medgen.tasks.benchmark_runs import IN_TURN, Runner, in_words
+from medgen.tasks.benchmark_runs import IN_TURN, Runner, attempted
 
 Order = TypeVar("Order")
 
@@ -39,7 +39,7 @@ class OnCluster:
     jobs: int
 
     def __call__(
-        self, orders: Mapping[str, Order], work: Callable[[Order], str | None]
+        self, orders: Mapping[str, Order], work: Callable[[Order], None]
     ) -> Iterator[tuple[str, str | None]]:
         """Carry out orders, each on a worker that has no other."""
         workers = min(self.jobs, len(orders))
@@ -64,20 +64,17 @@ class Cell:
     Attributes:
         id: Its name.
         order: What to do.
-        work: A function of a module, which says what went wrong, or None.
+        work: A function of a module.
         attempt: 1 for the first try.
     """
 
     id: str
     order: Any
-    work: Callable[[Any], str | None]
+    work: Callable[[Any], None]
     attempt: int = 1
 
 
 def carry_out(cell: Cell) -> Outcome:
     """What a worker does with a cell; never raises."""
-    try:
-        message = cell.work(cell.order)
-    except Exception as error:
-        message = in_words(error)
+    message = attempted(cell.work, cell.order)
     return Outcome("done") if message is None else Outcome("failed", message)

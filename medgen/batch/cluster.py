@@ -16,7 +16,6 @@ from medgen.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
-    from distributed.security import Security
 
 # The Dask resource that a case takes: one lane, or all lanes of a worker after it killed one.
 LANES = "lanes"
@@ -230,7 +229,8 @@ def existing_cluster(address: str) -> Iterator[Client]:
 
     _quiet()
     # Dask would leave a client half open, which stops the next one when it is collected.
-    if address.startswith("tls://") and not _has_certificate(Security()):
+    certificate = Security().get_connection_args("client")["ssl_context"]
+    if address.startswith("tls://") and certificate is None:
         msg = f"the Dask scheduler at {address} asks for a certificate"
         raise InputError(msg, "Name yours in Dask's configuration, under distributed.comm.tls.")
     try:
@@ -247,10 +247,6 @@ def existing_cluster(address: str) -> Iterator[Client]:
         yield client
     finally:
         client.close()
-
-
-def _has_certificate(security: Security) -> bool:
-    return security.get_connection_args("client")["ssl_context"] is not None
 
 
 def total_lanes(client: Client) -> int:

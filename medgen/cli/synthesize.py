@@ -12,7 +12,8 @@ from medgen.cli.console import configure, print_json, progress_bar, say, stdout
 from medgen.errors import InputError
 
 if TYPE_CHECKING:
-    from medgen.tasks.synthesize import Progress, Request, Synthesis
+    from medgen.tasks.running import Progress
+    from medgen.tasks.synthesize import Request, Synthesis
 
 WALKS = "Pictures of the latent space"
 EPILOG = (

@@ -7,7 +7,6 @@ findings at every threshold. Thresholds come from the validation set, which is t
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,7 +38,7 @@ from medgen.tasks.anomaly_study import (
     study_variants,
     training_of,
 )
-from medgen.tasks.benchmark_runs import RESULT, in_words, stored, trained
+from medgen.tasks.benchmark_runs import RESULT, stored, trained
 from medgen.tasks.detect_files import write_json
 from medgen.tasks.limits import check_scan
 
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from medgen.scoring import Scoring
     from medgen.volume import Volume
 
-logger = logging.getLogger(__name__)
 
 ARRAYS, TIMINGS = "arrays.npz", "timings.json"
 # The free-response curve ends at so many false findings per scan, or beyond this part of the
@@ -85,8 +83,8 @@ class Threshold:
     rule: str
 
 
-def run_cell(order: tuple[Study, Unit, Path, str, int, int | None, float | None]) -> str | None:
-    """Train if need be, then evaluate; returns what went wrong.
+def run_cell(order: tuple[Study, Unit, Path, str, int, int | None, float | None]) -> None:
+    """Train if need be, then evaluate.
 
     Args:
         order: The study, the unit, its folder, the device, threads, and steps and minutes of
@@ -96,16 +94,11 @@ def run_cell(order: tuple[Study, Unit, Path, str, int, int | None, float | None]
     import torch
 
     torch.set_num_threads(threads)
-    try:
-        run = None
-        if unit.kind == "method":
-            run = folder / "training"
-            trained(training_of(study, unit, steps=steps, minutes=minutes), run, device)
-        evaluate_unit(study, unit, folder, device=device, run=run)
-    except Exception as error:
-        logger.debug("cell %s", unit.label, exc_info=True)
-        return in_words(error)
-    return None
+    run = None
+    if unit.kind == "method":
+        run = folder / "training"
+        trained(training_of(study, unit, steps=steps, minutes=minutes), run, device)
+    evaluate_unit(study, unit, folder, device=device, run=run)
 
 
 def evaluate_unit(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from medgen.errors import InputError, MedgenError
 from medgen.tasks.detect_files import write_json
 from medgen.tasks.output_folder import cannot_write
+from medgen.tasks.running import Progress
 
 if TYPE_CHECKING:
     from medgen.training import TrainingConfig
@@ -26,7 +27,6 @@ SETTINGS, RESULT, RUNS = "benchmark.json", "result.json", "runs"
 LONGEST_MESSAGE = 300
 
 Order = TypeVar("Order")
-Progress = Callable[[int, int], None]
 
 
 def claim(output: Path, header: Mapping[str, Mapping[str, Any]], resume: bool) -> None:
@@ -88,13 +88,13 @@ class Runner(Protocol):
         ...
 
     def __call__(
-        self, orders: Mapping[str, Order], work: Callable[[Order], str | None]
+        self, orders: Mapping[str, Order], work: Callable[[Order], None]
     ) -> Iterator[tuple[str, str | None]]:
         """Carry out orders.
 
         Args:
             orders: By the name of their cell.
-            work: A function of a module, which returns what went wrong, or None.
+            work: A function of a module; what it raises ends its cell only.
 
         Yields:
             Each cell when it has ended, and what went wrong.
@@ -109,11 +109,11 @@ class InTurn:
     jobs: int = field(default=1, init=False)
 
     def __call__(
-        self, orders: Mapping[str, Order], work: Callable[[Order], str | None]
+        self, orders: Mapping[str, Order], work: Callable[[Order], None]
     ) -> Iterator[tuple[str, str | None]]:
         """Carry out orders one by one."""
         for cell, order in orders.items():
-            yield cell, work(order)
+            yield cell, attempted(work, order)
 
 
 IN_TURN = InTurn()
@@ -121,7 +121,7 @@ IN_TURN = InTurn()
 
 def run_all(
     orders: Mapping[str, Order],
-    work: Callable[[Order], str | None],
+    work: Callable[[Order], None],
     runner: Runner,
     progress: Progress | None = None,
 ) -> dict[str, str]:
@@ -135,6 +135,16 @@ def run_all(
         if message is not None:
             failed[cell] = message
     return failed
+
+
+def attempted(work: Callable[[Order], None], order: Order) -> str | None:
+    """Carry out one order; returns what went wrong, or None."""
+    try:
+        work(order)
+    except Exception as error:
+        logger.debug("a cell failed", exc_info=True)
+        return in_words(error)
+    return None
 
 
 def in_words(error: BaseException) -> str:

@@ -32,18 +32,10 @@ from medgen.tasks.benchmark_cell import (
     run_cell,
 )
 from medgen.tasks.benchmark_plan import BASELINES, REAL, SUITES, BenchmarkSettings, Cell, planned
-from medgen.tasks.benchmark_runs import (
-    IN_TURN,
-    Progress,
-    Runner,
-    claim,
-    device_name,
-    in_words,
-    run_all,
-    stored,
-)
+from medgen.tasks.benchmark_runs import IN_TURN, Runner, claim, device_name, run_all, stored
 from medgen.tasks.detect_files import write_json
 from medgen.tasks.output_folder import refuse_inside
+from medgen.tasks.running import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -180,15 +172,9 @@ def _run_all(
     return run_all(orders, _work, runner, progress)
 
 
-def _work(order: tuple[Any, ...]) -> str | None:
-    """Run a cell; an error ends this cell only."""
+def _work(order: tuple[Any, ...]) -> None:
     dataset, folder, settings, name, seed, device, threads = order
-    try:
-        run_cell(Path(dataset), Path(folder), settings, name, seed, device=device, threads=threads)
-    except Exception as error:
-        logger.debug("cell %s-%d", name, seed, exc_info=True)
-        return in_words(error)
-    return None
+    run_cell(Path(dataset), Path(folder), settings, name, seed, device=device, threads=threads)
 
 
 def summarise(results: Sequence[dict[str, Any]], suite: str) -> list[dict[str, Any]]:

@@ -21,15 +21,8 @@ from medgen.manifest import Parent
 from medgen.package import CARD, ModelPackage, ScanMaps, load_package, save_recalibrated
 from medgen.run_record import hash_name
 from medgen.tasks.choose_model import AUTO, choose_detector
-from medgen.tasks.normal_scans import (
-    Notes,
-    Progress,
-    Scan,
-    find_scans,
-    first_header,
-    refuse_known,
-    run_over,
-)
+from medgen.tasks.normal_scans import Notes, Scan, find_scans, first_header, refuse_known, run_over
+from medgen.tasks.running import Progress
 
 if TYPE_CHECKING:
     from medgen.scoring import Calibration

@@ -20,7 +20,6 @@ from medgen.tasks.restoration_scan import (
     Model,
     Opened,
     Predicted,
-    Progress,
     open_scan,
     predict,
     restoration_of,
@@ -28,6 +27,7 @@ from medgen.tasks.restoration_scan import (
     to_half_width,
     to_values,
 )
+from medgen.tasks.running import Progress
 from medgen.volume import Volume
 
 if TYPE_CHECKING:

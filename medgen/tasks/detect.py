@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +16,7 @@ from medgen.package import ModelPackage, ScanMaps, load_package, require_task, r
 from medgen.run_record import timed
 from medgen.tasks.detect_dicom import check_dicom_format, check_dicom_source, dicom_kinds
 from medgen.tasks.limits import check_memory, check_scan, default_memory_gb, plan
-from medgen.tasks.running import importing, on_device
+from medgen.tasks.running import Progress, importing, on_device
 from medgen.tasks.scan_units import in_scan_units
 from medgen.volume import Volume
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from medgen.scoring import Explanation, Finding
 
 DEFAULT_MODEL = "brain-mr"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

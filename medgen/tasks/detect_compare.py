@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from medgen.errors import InputError
 from medgen.package import ModelPackage, load_package
-from medgen.tasks.detect import Detection, Progress, detect_anomalies
+from medgen.tasks.detect import Detection, detect_anomalies
 from medgen.tasks.detect_files import findings_summary, write_files, write_json
 from medgen.tasks.output_folder import cannot_write, output_folder
+from medgen.tasks.running import Progress
 from medgen.volume import Volume
 
 # Voxels whose order is compared; more would not change the second decimal.

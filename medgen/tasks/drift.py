@@ -12,8 +12,9 @@ from medgen.errors import InputError
 from medgen.package import ModelPackage, load_package
 from medgen.run_record import run_record
 from medgen.tasks.detect_files import input_fingerprint, write_json
-from medgen.tasks.normal_scans import Notes, Progress, find_scans, refuse_known, run_over
+from medgen.tasks.normal_scans import Notes, find_scans, refuse_known, run_over
 from medgen.tasks.output_folder import cannot_write, output_folder
+from medgen.tasks.running import Progress
 
 if TYPE_CHECKING:
     from medgen.scoring import Calibration

@@ -39,7 +39,6 @@ from medgen.tasks.benchmark_runs import (
     IN_TURN,
     RUNS,
     SETTINGS,
-    Progress,
     Runner,
     claim,
     device_name,
@@ -47,6 +46,7 @@ from medgen.tasks.benchmark_runs import (
     stored,
 )
 from medgen.tasks.detect_files import write_json
+from medgen.tasks.running import Progress
 
 RESULTS, CASES, TABLE, PAGE, RUN = (
     "evaluation.json", "cases.tsv", "table.md", "index.html", "run.json",

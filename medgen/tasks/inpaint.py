@@ -29,7 +29,6 @@ from medgen.tasks.restoration_scan import (
     Model,
     Opened,
     Predicted,
-    Progress,
     in_type_of,
     open_scan,
     predict,
@@ -37,6 +36,7 @@ from medgen.tasks.restoration_scan import (
     say_memory,
     to_half_width,
 )
+from medgen.tasks.running import Progress
 from medgen.volume import Geometry, Volume
 
 if TYPE_CHECKING:

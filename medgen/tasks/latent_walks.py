@@ -36,8 +36,9 @@ from medgen.tasks.latents import (
     parse_expression,
 )
 from medgen.tasks.nearest import TrainingImages, training_images
+from medgen.tasks.running import Progress
 from medgen.tasks.sampling import has_styles, to_style
-from medgen.tasks.synthesize import Maker, Progress, Request, Synthesis, load
+from medgen.tasks.synthesize import Maker, Request, Synthesis, load
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm")
 MOST_INVERTED = 256

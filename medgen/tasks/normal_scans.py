@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,12 @@ from medgen.package import ModelPackage, ScanMaps, run_model
 from medgen.run_record import hash_name
 from medgen.tasks.limits import check_facts, check_scan, default_memory_gb
 from medgen.tasks.paired_files import group_of, images
-from medgen.tasks.running import on_device
+from medgen.tasks.running import Progress, on_device
 from medgen.volume import Volume
 
 if TYPE_CHECKING:
     from medgen.io import Location
 
-Progress = Callable[[int, int], None]
 _BIDS = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?:[_/]|$)")
 
 

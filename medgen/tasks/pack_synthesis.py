@@ -31,6 +31,7 @@ from medgen.tasks.pack_recipe import (
     training_section,
     with_facts,
 )
+from medgen.tasks.running import Progress
 from medgen.tasks.sampling import has_styles, render, to_style
 from medgen.training.config import validated
 
@@ -45,7 +46,6 @@ GOLDEN = 2
 DRAWN, DRAWN_HELD_OUT = 1000, 250
 
 Images = NDArray[np.float32]
-Progress = Callable[[int, int], None]
 
 # Measures of an image (C, *spatial) in -1..1 that a set can be chosen by.
 MEASURES: dict[str, Callable[[Images], float]] = {

@@ -14,7 +14,7 @@ run is checked by the hashes of its groups.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil
@@ -33,10 +33,10 @@ from medgen.metrics import auroc
 from medgen.tasks.classifier import logistic_regression, train_classifier
 from medgen.tasks.labelled_images import Labelled, found_images, read_labelled
 from medgen.tasks.representation import Representation, fresh, vectors_of
+from medgen.tasks.running import Progress
 from medgen.tasks.trained import Trained, open_trained
 
 Array = NDArray[Any]
-Progress = Callable[[int, int], None]
 
 PRETRAINED, RANDOM, PIXELS = "pre-trained", "random", "pixels"
 LINEAR, TUNED = "linear", "fine-tuned"

@@ -10,7 +10,8 @@ from medgen.devices import resolve_device
 from medgen.run_record import fingerprint, run_record, timed
 from medgen.tasks.detect_files import write_json
 from medgen.tasks.output_folder import output_folder, refuse_inside
-from medgen.tasks.probe import Options, Progress, probe
+from medgen.tasks.probe import Options, probe
+from medgen.tasks.running import Progress
 
 RESULT, ROWS, TABLE, CURVES, RUN = ("probe.json", "probe.tsv", "table.md", "curves.png", "run.json")
 NAMES = (RESULT, ROWS, TABLE, CURVES, RUN)

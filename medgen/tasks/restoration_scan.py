@@ -38,7 +38,7 @@ from medgen.tasks.contrasts import (
 )
 from medgen.tasks.limits import check_memory, check_scan, default_memory_gb, plan
 from medgen.tasks.restoration import Restoration
-from medgen.tasks.running import importing, on_device
+from medgen.tasks.running import Progress, importing, on_device
 from medgen.volume import Geometry, Volume
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
 Model = str | Path | ModelPackage
 
 

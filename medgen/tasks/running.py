@@ -1,4 +1,4 @@
-"""What the tasks that run a network on a scan share: slow imports, and GPUs that are too small."""
+"""What tasks that run networks share: slow imports, full GPUs, and telling how far the work is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TypeVar
 from medgen.errors import InputError
 
 Result = TypeVar("Result")
+# Told of the work done so far, and of all there is.
+Progress = Callable[[int, int], None]
 
 
 @contextmanager

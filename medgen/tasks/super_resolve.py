@@ -28,7 +28,6 @@ from medgen.tasks.restoration import DEFAULT_MODELS, Restoration
 from medgen.tasks.restoration_scan import (
     Model,
     Opened,
-    Progress,
     open_scan,
     predict,
     restoration_of,
@@ -36,6 +35,7 @@ from medgen.tasks.restoration_scan import (
     to_half_width,
     to_values,
 )
+from medgen.tasks.running import Progress
 from medgen.volume import Volume
 
 if TYPE_CHECKING:

@@ -22,13 +22,12 @@ from medgen.run_record import timed
 from medgen.tasks.conditions import find_model, resolve_conditions
 from medgen.tasks.label_folders import read_label_maps
 from medgen.tasks.latents import Code, Sample, check_seed, draw
+from medgen.tasks.running import Progress
 from medgen.tasks.sampling import Made, render
 
 MOST_IMAGES = 100_000
 # A machine without a GPU makes a few 64-pixel images a second.
 SLOW_IMAGES_PER_S = 5.0
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from medgen.tasks.output_folder import cannot_write, output_folder
 from medgen.tasks.sampling import Made
 
 if TYPE_CHECKING:
-    from medgen.tasks.synthesize import Progress, Request, Synthesis
+    from medgen.tasks.running import Progress
+    from medgen.tasks.synthesize import Request, Synthesis
 
 FORMATS = ("png", "nifti", "dicom")
 ENDINGS = {"png": ".png", "nifti": ".nii.gz", "dicom": ".dcm"}

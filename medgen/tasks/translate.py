@@ -17,7 +17,6 @@ from medgen.tasks.restoration import DEFAULT_MODELS, Restoration
 from medgen.tasks.restoration_scan import (
     Model,
     Opened,
-    Progress,
     find_model,
     open_scan,
     predict,
@@ -26,6 +25,7 @@ from medgen.tasks.restoration_scan import (
     to_half_width,
     to_values,
 )
+from medgen.tasks.running import Progress
 from medgen.volume import Volume
 
 if TYPE_CHECKING:

@@ -248,6 +248,9 @@ def test_parallel_cells_give_the_same(done, tmp_path):
 
 
 def test_nothing_to_show_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_anomaly, "run_cell", lambda order: "no memory")
+    def fail(order):
+        raise MemoryError
+
+    monkeypatch.setattr(evaluate_anomaly, "run_cell", fail)
     with pytest.raises(InputError, match="no model could be evaluated"):
         compare(study(), tmp_path / "out", command="c", device="cpu")
